@@ -1,0 +1,32 @@
+"""World models: a protocol, models that implement it, exact inference, training and evaluation.
+
+    from reverie.world_models import KVAE
+    model = KVAE.from_pretrained("kvae-bouncing-ball")
+    posterior = model.smooth(frames, actions, mask=mask)
+
+Bring your own model with `register("name", MyModel)`; the commands load it with `--import my_module`.
+"""
+
+from .base import Loss, WorldModel
+from .batch import Batch, Spaces
+from .state import State
+
+MODELS: dict[str, type[WorldModel]] = {}
+
+
+def register(name: str, model: type[WorldModel]) -> None:
+    """Add a world model under `name`, so that training, checkpoints and the commands know it.
+
+    Raises:
+        TypeError: if `model` is not a subclass of `WorldModel`.
+        ValueError: if another class already has that name.
+    """
+    if not (isinstance(model, type) and issubclass(model, WorldModel)):
+        raise TypeError(f"register needs a subclass of WorldModel, found {model!r}")
+    if MODELS.get(name, model) is not model:
+        raise ValueError(f"the name {name!r} is taken by {MODELS[name].__module__}.{MODELS[name].__qualname__}")
+    MODELS[name] = model
+    model.name = name
+
+
+__all__ = ["MODELS", "Batch", "Loss", "Spaces", "State", "WorldModel", "register"]

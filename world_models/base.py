@@ -1,0 +1,222 @@
+"""WorldModel: the protocol between models and everything that uses them.
+
+A model is a Bayes filter over an explicit `State`:
+
+    initial_state       p(z_1)                      waiting for its first frame
+    predict             p(z_t | z_{t-1}, u_t)       one step ahead
+    update              p(z_t | x_{1:t}, u_{1:t})   condition on a frame, or close the step without one
+    decode              p(x_t | z_t)
+
+From these four the base class derives filtering (`observe`), open-loop prediction (`imagine`), smoothing and
+imputation. Planners, particle filters and evaluators use these verbs and never a field of a concrete state.
+Abilities that only some models have are separate protocols in `capabilities.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from .batch import Batch, Spaces
+from .state import State
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What training minimises, and what it is made of.
+
+    Attributes:
+        total: scalar.
+        terms: named contributions (*batch, T) in nats (log-probabilities, so higher is better), zero outside `valid`.
+        elbo: (*batch, T) the evidence lower bound with every term at weight one; its sum over T bounds log p(x_{1:T}).
+        scalars: further quantities to log (learned variances, temperatures).
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    elbo: Tensor
+    scalars: dict[str, float | Tensor] = field(default_factory=dict)
+
+
+class WorldModel(nn.Module, ABC):
+    """Base class of all world models.
+
+    A subclass sets `Config` (a frozen dataclass) and `name` (its key in the registry), takes `(config, spaces)` in
+    `__init__`, and writes the six methods below. It keeps no recurrent state on itself.
+    """
+
+    Config: ClassVar[type]
+    name: ClassVar[str]
+
+    def __init__(self, config: Any, spaces: Spaces) -> None:
+        super().__init__()
+        self.config = config
+        self.spaces = spaces
+
+    # ---- what each model writes ----
+
+    @abstractmethod
+    def initial_state(self, batch_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None) -> State:
+        """p(z_1): the state (*batch_shape) before the first frame; the next call is `update`."""
+
+    @abstractmethod
+    def predict(
+        self, state: State, action: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
+    ) -> State:
+        """p(z_t | z_{t-1}, u_t): one step ahead under `action` (*batch, A), with what the posterior will need."""
+
+    @abstractmethod
+    def update(
+        self,
+        state: State,
+        frame: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Condition the predicted `state` on `frame` (*batch, C, H, W).
+
+        Where the frame is missing (`frame` None, or `mask` (*batch) False) the step is closed with the model's own
+        output; what a masked frame holds has no influence.
+        """
+
+    @abstractmethod
+    def decode(self, state: State) -> Distribution:
+        """p(x_t | state): a distribution with batch shape (*batch) and event shape (C, H, W) or (D,)."""
+
+    @abstractmethod
+    def loss(self, batch: Batch, *, progress: float = 1.0, generator: torch.Generator | None = None) -> Loss:
+        """The training objective on windows; `progress` in [0, 1] drives schedules (1 = the end of training)."""
+
+    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
+        """Parameters with learning-rate factors: `{"name", "params", "lr_factor"}`.
+
+        Names and parameters stay the same for every `progress`; a factor of 0 freezes a group for now.
+        """
+        return [{"name": "all", "params": list(self.parameters()), "lr_factor": 1.0}]
+
+    # ---- what follows from it ----
+
+    def forward(self, batch: Batch, *, progress: float = 1.0, generator: torch.Generator | None = None) -> Loss:
+        """`loss`, under the name that data-parallel wrappers call."""
+        return self.loss(batch, progress=progress, generator=generator)
+
+    def observe(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        *,
+        mask: Tensor | None = None,
+        valid: Tensor | None = None,
+        is_first: Tensor | None = None,
+        state: State | None = None,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """Filter a sequence.
+
+        Args:
+            frames: (*batch, T, *frame).
+            actions: (*batch, T, A); `actions[..., t, :]` led to `frames[..., t]`.
+            mask, valid, is_first: (*batch, T) bool; by default everything is seen and valid. Outside `valid` the state
+                stands still.
+            state: the belief after the frame before these; without it the sequence starts afresh.
+
+        Returns:
+            The state after each frame, leaves (*batch, T, ...).
+        """
+        batch_shape, length = check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        states: list[State] = []
+        for t in range(length):
+            fresh = None
+            if state is None or is_first is not None:
+                fresh = self.initial_state(batch_shape, generator=generator)
+            if state is None:
+                predicted = fresh
+            else:
+                predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
+                if fresh is not None:
+                    predicted = fresh.where(is_first[..., t], predicted)
+            seen = None if mask is None else mask[..., t]
+            frame = frames[(slice(None),) * len(batch_shape) + (t,)]
+            updated = self.update(predicted, frame, mask=seen, sample=sample, generator=generator)
+            if valid is not None and state is not None:
+                updated = updated.where(valid[..., t], state)
+            state = updated
+            states.append(state)
+        return State.stack(states)
+
+    def imagine(
+        self, state: State, actions: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
+    ) -> State:
+        """Predict without frames: `actions` (*batch, H, A) -> the states after each, leaves (*batch, H, ...).
+
+        With `sample` a trajectory is drawn; without, the model's mean (or exact moments, where it has them).
+        """
+        if actions.shape[:-2] != state.batch_shape or actions.shape[-1] != self.spaces.action_dim:
+            raise ValueError(
+                f"imagine needs actions of shape {(*state.batch_shape, 'H', self.spaces.action_dim)}, "
+                f"found {tuple(actions.shape)}"
+            )
+        states = []
+        for t in range(actions.shape[-2]):
+            predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
+            state = self.update(predicted, sample=sample, generator=generator)
+            states.append(state)
+        return State.stack(states)
+
+    def smooth(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        *,
+        mask: Tensor | None = None,
+        valid: Tensor | None = None,
+        is_first: Tensor | None = None,
+        sample: bool = True,
+        generator: torch.Generator | None = None,
+    ) -> State:
+        """The posterior of every step given the whole sequence; arguments and result as `observe`.
+
+        A model without a smoother of its own answers with its filter.
+        """
+        return self.observe(
+            frames, actions, mask=mask, valid=valid, is_first=is_first, sample=sample, generator=generator
+        )
+
+    def impute(self, frames: Tensor, actions: Tensor, mask: Tensor) -> Distribution:
+        """p(x_t | the frames that `mask` shows), for every t: (*batch, T) distributions over frames."""
+        return self.decode(self.smooth(frames, actions, mask=mask, sample=False))
+
+
+def check_sequence(
+    spaces: Spaces, frames: Tensor, actions: Tensor, **flags: Tensor | None
+) -> tuple[tuple[int, ...], int]:
+    """Check the arguments of a sequence verb and return (batch_shape, T).
+
+    Raises:
+        ValueError: naming the argument, its shape and the shape that fits.
+        TypeError: for a flag that is not boolean.
+    """
+    event_rank = len(spaces.frame_shape)
+    if frames.ndim < event_rank + 1 or tuple(frames.shape[-event_rank:]) != spaces.frame_shape:
+        raise ValueError(f"frames must have shape (*batch, T, {spaces.frame_shape}), found {tuple(frames.shape)}")
+    leading = tuple(frames.shape[:-event_rank])
+    if tuple(actions.shape) != (*leading, spaces.action_dim):
+        raise ValueError(f"actions must have shape {(*leading, spaces.action_dim)}, found {tuple(actions.shape)}")
+    for name, flag in flags.items():
+        if flag is None:
+            continue
+        if tuple(flag.shape) != leading:
+            raise ValueError(f"{name} must have shape {leading}, found {tuple(flag.shape)}")
+        if flag.dtype != torch.bool:
+            raise TypeError(f"{name} must be a bool tensor, found {flag.dtype}")
+    if leading[-1] == 0:
+        raise ValueError("a sequence needs at least one frame, found T = 0")
+    return leading[:-1], leading[-1]

@@ -1,0 +1,97 @@
+"""Capabilities: what only some world models can do, found by `isinstance`.
+
+if isinstance(model, PredictsReward):
+    reward = model.reward(state, action)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from .state import State
+
+
+@runtime_checkable
+class PredictsReward(Protocol):
+    """Learned reward and continuation, for planning and dreaming."""
+
+    def reward(self, state: State, action: Tensor) -> Tensor:
+        """Expected reward (*batch) that arrives with `state`, in the world's units; `action` (*batch, A) led to it."""
+
+    def continues(self, state: State) -> Tensor:
+        """Probability (*batch) that the episode goes on after `state`."""
+
+
+@runtime_checkable
+class HasCode(Protocol):
+    """Frames and states meet in one low-dimensional space, in which goals can be compared."""
+
+    def encode(self, frame: Tensor) -> Tensor:
+        """(*batch, C, H, W) -> (*batch, D): the code of a frame (the posterior mean where it is random)."""
+
+    def code(self, state: State) -> Tensor:
+        """(*batch, D): the code that the model expects for the frame at `state`."""
+
+
+@dataclass(frozen=True)
+class LinearGaussianPath:
+    """Time-varying linear-Gaussian dynamics along a nominal path, leaves (*batch, H, ...).
+
+    z_t = A_t z_{t-1} + B_t u_t + w_t, w_t ~ N(0, Q_t);  code_t = C_t z_t + v_t, v_t ~ N(0, R_t).
+    `mean` (*batch, z) and `cov` (*batch, z, z) are the belief from which the path starts.
+    """
+
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    Q: Tensor
+    R: Tensor
+    mean: Tensor
+    cov: Tensor
+
+
+@runtime_checkable
+class LinearGaussian(Protocol):
+    """Locally linear-Gaussian dynamics, which LQG can control."""
+
+    def linear_gaussian(self, state: State, actions: Tensor) -> LinearGaussianPath:
+        """Matrices along the mean path imagined from `state` under `actions` (*batch, H, A)."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """One weighted proposal step of a particle bound.
+
+    Attributes:
+        state: the proposed state (*batch).
+        log_weight: (*batch) log p(x_t, z_t | past) - log q(z_t | past, x_t, context), 0 where the frame is missing and
+            the proposal is the prior.
+        log_q_discrete: (*batch) log-probability of the discrete choices, for score-function gradients.
+    """
+
+    state: State
+    log_weight: Tensor
+    log_q_discrete: Tensor | float = 0.0
+
+
+@runtime_checkable
+class Proposes(Protocol):
+    """A density whose evidence particles can bound."""
+
+    def encode_context(self, frames: Tensor, actions: Tensor, mask: Tensor | None, valid: Tensor | None) -> Any:
+        """What the proposal of step t may know of the whole sequence; None for filtering posteriors."""
+
+    def propose(
+        self,
+        predicted: State,
+        frame: Tensor,
+        context_t: Any,
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Proposal:
+        """Draw z_t ~ q given the predicted state and the frame, and weigh it."""

@@ -1,0 +1,47 @@
+"""Distributions: drawing with a generator, which `torch.distributions` cannot do, and the frame likelihoods."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
+
+
+def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
+    """One reparameterised (where possible) sample of shape `batch_shape + event_shape`.
+
+    Raises:
+        TypeError: for a family that has no rule here.
+    """
+    match distribution:
+        case Independent():
+            return draw(distribution.base_dist, generator)
+        case Normal():
+            return distribution.loc + distribution.scale * normal_like(distribution.loc, generator)
+        case Bernoulli():
+            return torch.bernoulli(distribution.probs, generator=generator)
+        case Categorical():
+            flat = distribution.probs.reshape(-1, distribution.probs.shape[-1])
+            return torch.multinomial(flat, 1, generator=generator).reshape(distribution.batch_shape)
+        case _:
+            raise TypeError(f"draw knows Normal, Bernoulli and Categorical, found {type(distribution).__name__}")
+
+
+def normal_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal noise of the shape, dtype and device of `tensor`."""
+    return torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
+
+
+def uniform_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Uniform [0, 1) noise of the shape, dtype and device of `tensor`."""
+    return torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype, device=tensor.device)
+
+
+def bernoulli_frames(logits: Tensor, event_rank: int) -> Distribution:
+    """Independent Bernoulli pixels; frames between 0 and 1 count as probabilities (soft targets)."""
+    return Independent(Bernoulli(logits=logits, validate_args=False), event_rank, validate_args=False)
+
+
+def gaussian_frames(mean: Tensor, std: Tensor, event_rank: int) -> Distribution:
+    """Independent Gaussian pixels."""
+    return Independent(Normal(mean, std.expand_as(mean), validate_args=False), event_rank, validate_args=False)
