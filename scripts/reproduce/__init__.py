@@ -1,0 +1,43 @@
+"""``reverie reproduce NAME``: the papers' experiments, each from data to table, ours beside theirs."""
+
+from collections.abc import Sequence
+
+from ..dispatch import Entry, run_group
+
+EXPERIMENTS = {
+    "ball-tracking": Entry(
+        "reverie.scripts.reproduce.ball_tracking",
+        "thesis ch. 3: filters and smoothers on a thrown ball, with figures",
+        "1 min",
+        "ball-tracking",
+    ),
+    "kvae-bouncing-ball": Entry(
+        "reverie.scripts.reproduce.kvae_bouncing_ball",
+        "KVAE on the box: imputation and generation, parity, ablations",
+        "hours",
+        "kvae-bouncing-ball",
+    ),
+    "kvae-pendulum": Entry(
+        "reverie.scripts.reproduce.kvae_pendulum",
+        "KVAE on the damped pendulum: ELBO, R² of angle and velocity",
+        "1 h",
+        "kvae-pendulum",
+    ),
+    "plan-pendulum": Entry(
+        "reverie.scripts.reproduce.plan_pendulum",
+        "swing-up from pixels with the pretrained model, 20 seeds",
+        "20 min",
+        "plan-pendulum",
+    ),
+    "plan-bouncing-ball": Entry(
+        "reverie.scripts.reproduce.plan_bouncing_ball",
+        "bring the ball to a goal by thrust: LQG and CEM, 20 seeds",
+        "20 min",
+        "plan-bouncing-ball",
+    ),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """List the experiments, run one by name, or run those that have no result (``--missing``)."""
+    return run_group("reproduce", "experiment", EXPERIMENTS, argv)
