@@ -46,7 +46,7 @@ def run_module(module_name: str, prog: str, argv: Sequence[str]) -> int:
 
 
 def run_group(verb: str, what: str, entries: Mapping[str, Entry], argv: Sequence[str]) -> int:
-    """Without a name list the entries; with ``NAME ...`` run that one; with ``--missing`` run what has no result yet."""
+    """Without a name list the entries; with ``NAME ...`` run it; with ``--missing`` run what has no result yet."""
     if not argv or argv[0] in ("-h", "--help"):
         _list(verb, what, entries)
         return 0

@@ -20,8 +20,8 @@ def say(message: str) -> None:
 def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
     """A progress bar over ``total`` steps (None: unknown).
 
-    Yields ``advance(steps=1, **notes)``: call it after every piece of work; notes such as ``loss=1.2`` are shown behind the
-    bar. Without a terminal a plain line appears every ten seconds and at the end.
+    Yields ``advance(steps=1, **notes)``: call it after every piece of work; notes such as ``loss=1.2`` are shown behind
+    the bar. Without a terminal a plain line appears every ten seconds and at the end.
 
         with progress("training", total=100) as advance:
             for batch in batches:
@@ -34,25 +34,18 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[..
 
 @contextmanager
 def _bar(description: str, total: int | None) -> Iterator[Callable[..., None]]:
+    from rich import progress as rp
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[notes]}"),
+        rp.TextColumn("{task.description}"),
+        rp.BarColumn(),
+        rp.MofNCompleteColumn(),
+        rp.TimeElapsedColumn(),
+        rp.TimeRemainingColumn(),
+        rp.TextColumn("{task.fields[notes]}"),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    with rp.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total, notes="")
 
         def advance(steps: int = 1, **notes: object) -> None:
@@ -82,9 +75,7 @@ def _lines(description: str, total: int | None) -> Iterator[Callable[..., None]]
 
 
 def _notes(notes: dict[str, object]) -> str:
-    return "  ".join(
-        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in notes.items()
-    )
+    return "  ".join(f"{key} {cell(value)}" for key, value in notes.items())
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str | None = None) -> None:
