@@ -158,24 +158,26 @@ def _nonempty(name: str, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
 def _summary(key: str, value: float | Sequence[float]) -> dict[str, Any]:
     if not key or any(not part or part != part.strip() for part in key.split("/")):
         raise ValueError(f"metric key {key!r} is malformed; expected a path such as 'hamming/smooth/random/0.8'")
-    if isinstance(value, (str, bytes, Mapping)):
-        raise ValueError(f"metric {key!r} is {value!r}; expected a number or a list of numbers")
-    numbers = [float(item) for item in value] if hasattr(value, "__iter__") else [float(value)]
+    many = hasattr(value, "__iter__") and not isinstance(value, (str, Mapping)) and getattr(value, "ndim", 1) > 0
+    numbers = [_float(key, item) for item in (value if many else [value])]
     if not numbers:
         raise ValueError(f"metric {key!r} is an empty list; expected one number per seed")
-    count = len(numbers)
-    mean = math.fsum(numbers) / count if all(map(math.isfinite, numbers)) else math.nan
-    std = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (count - 1)) if count > 1 else 0.0
-    values = [_number(key, x) for x in numbers]
-    return {"mean": _number(key, mean), "std": _number(key, std) if values != [None] else None, "values": values}
+    count, finite = len(numbers), all(map(math.isfinite, numbers))
+    mean = math.fsum(numbers) / count if finite else None
+    std = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / max(count - 1, 1)) if finite else None
+    return {"mean": mean, "std": std, "values": [_number(key, x) for x in numbers]}
 
 
 def _number(key: str, value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{key!r} is {value!r}; expected a number") from None
+    number = _float(key, value)
     return number if math.isfinite(number) else None
+
+
+def _float(key: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"metric {key!r} is {value!r}; expected a number or a list of numbers") from None
 
 
 def _plain(value: Any) -> Any:

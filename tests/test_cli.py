@@ -1,0 +1,213 @@
+"""The command: it answers at once, teaches, and turns mistakes into one line with status 2."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import dataclass, fields, is_dataclass
+from types import ModuleType
+
+import pytest
+from reverie.scripts import cli, dispatch, ui
+from reverie.scripts.bench import BENCHES
+from reverie.scripts.cli import VERBS, main
+from reverie.scripts.reproduce import EXPERIMENTS
+from reverie.scripts.results import write_result
+
+SINGLE = {name: verb.module for name, verb in VERBS.items() if name not in cli.GROUPS}
+GROUPED = {
+    f"{group} {name}": entry.module
+    for group, table in (("reproduce", EXPERIMENTS), ("bench", BENCHES))
+    for name, entry in table.items()
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """What the stand-in verb takes."""
+
+    size: int = 3
+    """A number."""
+
+
+@pytest.fixture
+def verb(monkeypatch):
+    """A stand-in verb `try`; set ``verb.main`` to what it should do."""
+    module = ModuleType("reverie_stand_in", "A stand-in.")
+    module.Args, module.main = Args, lambda args: None
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(VERBS, "try", dispatch.Verb(module.__name__, "a stand-in", "reverie try"))
+    return module
+
+
+def test_help_imports_nothing_heavy():
+    program = (
+        "import sys, time; start = time.perf_counter(); from reverie.scripts.cli import main; main(['--help']); "
+        "heavy = {'torch', 'numpy', 'gymnasium', 'matplotlib', 'numba', 'tyro', 'rich'} & set(sys.modules); "
+        "assert not heavy, heavy; assert time.perf_counter() - start < 1.0"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name, verb in VERBS.items():
+        assert f"  {name}" in done.stdout
+        assert verb.summary in done.stdout
+        assert verb.example in done.stdout
+
+
+@pytest.mark.parametrize("command", [[], ["help"], ["-h"], ["--help"]])
+def test_overview(command, capsys):
+    assert main(command) == 0
+    assert capsys.readouterr().out == cli.overview() + "\n"
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.count(".") == 2
+
+
+@pytest.mark.parametrize("module_name", [*SINGLE.values(), *GROUPED.values()])
+def test_every_registered_module_can_run(module_name):
+    module = importlib.import_module(module_name)
+    assert is_dataclass(module.Args)
+    assert callable(module.main)
+    assert module.__doc__, "the docstring is what --help shows"
+
+
+@pytest.mark.parametrize("name", [*SINGLE, *GROUPED])
+def test_help_of_every_verb(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    shown = capsys.readouterr().out
+    module = importlib.import_module((SINGLE | GROUPED)[name])
+    for field in fields(module.Args):
+        option = field.name.replace("_", "-")
+        assert option.lower() in shown.lower() or field.name in shown, f"{name} --help does not show {field.name}"
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean train?"),
+        (["xyzzy"], "expected one of bench, collect"),
+        (["--epochs", "3"], "unknown verb '--epochs'"),
+        (["reproduce", "kvae-ball"], "did you mean kvae-bouncing-ball"),
+        (["reproduce", "kvae"], "did you mean kvae-bouncing-ball or kvae-pendulum?"),
+        (["bench", "xyzzy"], "expected one of envs, kalman, planners, train"),
+        (["bench", "--missing", "kalman"], "--missing takes no further options"),
+        (["--import", "no_such_module", "envs"], "--import no_such_module: no module of that name"),
+        (["--import=no.such", "envs"], "--import no.such: no module of that name"),
+        (["envs", "--import"], "--import needs the name of a module"),
+    ],
+)
+def test_bad_commands(command, message, capsys):
+    assert main(command) == 2
+    shown = capsys.readouterr()
+    assert message in shown.err
+    assert "Traceback" not in shown.err
+    assert not shown.out
+
+
+@pytest.mark.parametrize("error", [ValueError("size is 3"), FileNotFoundError(2, "gone", "a.json"), TypeError("no")])
+def test_users_errors_are_one_line(verb, error, capsys):
+    def fail(args):
+        raise error
+
+    verb.main = fail
+    assert main(["try"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"reverie try: {error}\n")
+    with pytest.raises(type(error)):
+        main(["try", "--debug"])
+
+
+def test_gymnasium_errors_are_users_errors(verb, capsys):
+    import gymnasium
+
+    verb.main = lambda args: gymnasium.make("NoSuch-v0")
+    assert main(["try"]) == 2
+    assert "NoSuch" in capsys.readouterr().err
+
+
+def test_faults_of_ours_keep_their_traceback(verb):
+    def fail(args):
+        raise RuntimeError("a bug")
+
+    verb.main = fail
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["try"])
+
+
+def test_interrupt(verb, capsys):
+    def stop(args):
+        raise KeyboardInterrupt
+
+    verb.main = stop
+    assert main(["try"]) == 130
+    assert "stopped" in capsys.readouterr().err
+
+
+def test_options_and_status(verb):
+    seen = []
+    verb.main = lambda args: seen.append(args) or 7
+    assert main(["try", "--size", "5"]) == 7
+    assert seen == [Args(5)]
+    for wrong in (["--size", "big"], ["--sise", "5"]):
+        with pytest.raises(SystemExit) as stop:
+            main(["try", *wrong])
+        assert stop.value.code == 2
+    assert len(seen) == 1
+
+
+def test_import_runs_the_users_module(verb, tmp_path, monkeypatch):
+    (tmp_path / "my_models_for_test.py").write_text("loaded = True\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert main(["try", "--import", "my_models_for_test"]) == 0
+    assert sys.modules.pop("my_models_for_test").loaded
+
+
+def test_import_of_a_broken_module_shows_what_it_lacks(verb, tmp_path, monkeypatch):
+    (tmp_path / "my_broken_module.py").write_text("import no_such_dependency\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(ModuleNotFoundError, match="no_such_dependency"):
+        main(["--import", "my_broken_module", "try"])
+
+
+@pytest.mark.parametrize(("group", "entries"), [("reproduce", EXPERIMENTS), ("bench", BENCHES)])
+def test_group_without_name_lists(group, entries, capsys):
+    assert main([group]) == 0
+    shown = capsys.readouterr().out
+    for name, entry in entries.items():
+        line = next(line for line in shown.splitlines() if line.startswith(f"{name} "))
+        assert entry.cost in line
+        assert line.endswith("none yet")
+
+
+def test_missing_runs_what_has_no_result(verb, tmp_path, monkeypatch, capsys):
+    entries = {name: dispatch.Entry(verb.__name__, "a stand-in", "1 s", name) for name in ("one", "two")}
+    monkeypatch.setattr(dispatch, "result_path", lambda name: tmp_path / f"{name}.json")
+    write_result(tmp_path / "one.json", name="one", command="reverie", config={}, metrics={"a": 1.0}, seconds=0)
+    ran = []
+    verb.main = lambda args: ran.append(args)
+    assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 0
+    assert len(ran) == 1
+    assert "reverie bench two" in capsys.readouterr().err
+    verb.main = lambda args: 3
+    assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 3
+
+
+def test_plain_table(capsys):
+    ui.table(("name", "value"), [("a", 1.23456), ("long name", 2.0)], title="title")
+    assert capsys.readouterr().out.splitlines() == [
+        "title", "name       value", "---------  -----", "a          1.235", "long name      2"
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="3 cells"):
+        ui.table(("name", "value"), [("a", 1, 2)])
+
+
+def test_plain_progress(capsys):
+    with ui.progress("working", total=4) as advance:
+        advance(3, loss=0.123456)
+        advance()
+    assert capsys.readouterr().err == "working: 4/4 in 0 s\n"
