@@ -1,0 +1,1 @@
+"""Exact and approximate inference as pure functions over tensors: no modules, no hidden state."""
