@@ -177,7 +177,7 @@ def _correlation(cov: Tensor) -> tuple[Tensor, Tensor]:
     """Standard deviations (1 where the variance is 0) and the correlation matrix with a ridge of a few roundings."""
     variance = cov.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(variance > 0, variance, 1.0).sqrt()
-    ridge = 8 * cov.shape[-1] * torch.finfo(cov.dtype).eps
+    ridge = 2 * cov.shape[-1] * torch.finfo(cov.dtype).eps
     eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
     return scale, cov / (scale.unsqueeze(-1) * scale.unsqueeze(-2)) + ridge * eye
 
