@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal
 
 
 def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
@@ -18,13 +18,18 @@ def draw(distribution: Distribution, generator: torch.Generator | None = None) -
             return draw(distribution.base_dist, generator)
         case Normal():
             return distribution.loc + distribution.scale * normal_like(distribution.loc, generator)
+        case MultivariateNormal():
+            noise = normal_like(distribution.loc, generator)
+            return distribution.loc + (distribution.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
         case Bernoulli():
             return torch.bernoulli(distribution.probs, generator=generator)
         case Categorical():
             flat = distribution.probs.reshape(-1, distribution.probs.shape[-1])
             return torch.multinomial(flat, 1, generator=generator).reshape(distribution.batch_shape)
         case _:
-            raise TypeError(f"draw knows Normal, Bernoulli and Categorical, found {type(distribution).__name__}")
+            raise TypeError(
+                f"draw knows Normal, MultivariateNormal, Bernoulli and Categorical, found {type(distribution).__name__}"
+            )
 
 
 def normal_like(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
