@@ -40,6 +40,10 @@ VERBS = {
     "demo": Verb("reverie.scripts.demo", "the main job in minutes, with a report page", "reverie demo"),
 }
 GROUPS = ("reproduce", "bench")  # verbs that take a name, and only then options
+USERS_ERRORS = (  # beside Python's own; looked up where loaded, as importing them is slow
+    ("gymnasium.error", "Error"),
+    ("reverie.world_models.training", "TrainingDiverged"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,8 +130,8 @@ def _import_users(name: str) -> None:
 
 def _is_users(error: Exception) -> bool:
     """Whether an error is about what was asked for (one line) rather than a fault of ours (a traceback)."""
-    gymnasium_error = getattr(sys.modules.get("gymnasium.error"), "Error", ValueError)
-    return isinstance(error, (ValueError, TypeError, OSError, gymnasium_error))
+    named = (getattr(sys.modules.get(module), name, ()) for module, name in USERS_ERRORS)
+    return isinstance(error, (ValueError, TypeError, OSError, *filter(None, named)))
 
 
 if __name__ == "__main__":
