@@ -9,6 +9,8 @@ Bring your own model with `register("name", MyModel)`; the commands load it with
 
 from .base import Loss, WorldModel
 from .batch import Batch, Spaces
+from .kvae import KVAE, KVAEConfig
+from .lgssm import LGSSM, LGSSMConfig
 from .state import State
 
 MODELS: dict[str, type[WorldModel]] = {}
@@ -29,4 +31,19 @@ def register(name: str, model: type[WorldModel]) -> None:
     model.name = name
 
 
-__all__ = ["MODELS", "Batch", "Loss", "Spaces", "State", "WorldModel", "register"]
+register("kvae", KVAE)
+register("lgssm", LGSSM)
+
+__all__ = [
+    "KVAE",
+    "LGSSM",
+    "MODELS",
+    "Batch",
+    "KVAEConfig",
+    "LGSSMConfig",
+    "Loss",
+    "Spaces",
+    "State",
+    "WorldModel",
+    "register",
+]

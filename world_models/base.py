@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,22 @@ class WorldModel(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.spaces = spaces
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str, device: torch.device | str = "cpu") -> Self:
+        """Load a pretrained model by name, or a checkpoint folder.
+
+        Raises:
+            FileNotFoundError: if there is no such checkpoint.
+            TypeError: if it holds another kind of model.
+            ValueError: if its files do not fit.
+        """
+        from .checkpoints import load
+
+        model = load(name_or_path, device)
+        if not isinstance(model, cls):
+            raise TypeError(f"{name_or_path} holds a {type(model).__name__}, not a {cls.__name__}")
+        return model
 
     # ---- what each model writes ----
 
@@ -132,6 +148,7 @@ class WorldModel(nn.Module, ABC):
             The state after each frame, leaves (*batch, T, ...).
         """
         batch_shape, length = check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        observed = valid if mask is None else mask if valid is None else mask & valid
         states: list[State] = []
         for t in range(length):
             fresh = None
@@ -143,7 +160,7 @@ class WorldModel(nn.Module, ABC):
                 predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
                 if fresh is not None:
                     predicted = fresh.where(is_first[..., t], predicted)
-            seen = None if mask is None else mask[..., t]
+            seen = None if observed is None else observed[..., t]
             frame = frames[(slice(None),) * len(batch_shape) + (t,)]
             updated = self.update(predicted, frame, mask=seen, sample=sample, generator=generator)
             if valid is not None and state is not None:

@@ -48,7 +48,8 @@ class State:
                 shapes[item.name] = value.batch_shape
             elif value.ndim < rank:
                 raise ValueError(
-                    f"{type(self).__name__}.{item.name} needs at least {rank} axes (its event), found {tuple(value.shape)}"
+                    f"{type(self).__name__}.{item.name} needs at least {rank} axes (its event), "
+                    f"found shape {tuple(value.shape)}"
                 )
             else:
                 shapes[item.name] = value.shape[: value.ndim - rank]

@@ -1,0 +1,165 @@
+"""Checkpoints: a folder with `config.json` and `model.safetensors`.
+
+`config.json` holds the registry name of the model, the fields of its config dataclass, the spaces and the format
+version. It names no code and nothing is unpickled; loading is strict. Files are written beside their final names and
+renamed, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from .batch import Spaces
+
+if TYPE_CHECKING:
+    from .base import WorldModel
+
+FORMAT_VERSION = 1
+PRETRAINED = Path(__file__).parent / "pretrained"
+
+
+def save(model: WorldModel, folder: str | os.PathLike, *, extra: dict[str, Any] | None = None) -> Path:
+    """Write `model` to `folder` and return it.
+
+    Args:
+        extra: further facts for people and evaluators (data, seed, metrics); loading ignores them.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format_version": FORMAT_VERSION,
+        "model": model.name,
+        "config": dataclasses.asdict(model.config),
+        "spaces": model.spaces.to_json(),
+        "extra": extra or {},
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_safetensors(folder / "model.safetensors", tensors)
+    write_json(folder / "config.json", config)
+    return folder
+
+
+def load(name_or_path: str | os.PathLike, device: torch.device | str = "cpu") -> WorldModel:
+    """Load a checkpoint folder, or a pretrained model by name, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: neither a folder with a checkpoint nor a pretrained name.
+        ValueError: a damaged or foreign file, an unknown model, config fields that do not fit, missing or surplus
+            tensors or wrong shapes; the text names the file and says what was found and expected.
+    """
+    from . import MODELS
+
+    folder = resolve(name_or_path)
+    description = read_config(folder)
+    name = description["model"]
+    if name not in MODELS:
+        raise ValueError(
+            f"{folder / 'config.json'} holds a {name!r} model; known are {', '.join(sorted(MODELS))}. "
+            "For a model of your own, import the module that registers it first (--import my_module)."
+        )
+    model = build(name, description["config"], Spaces(**description["spaces"]), source=folder / "config.json")
+    path = folder / "model.safetensors"
+    tensors = read_safetensors(path)
+    expected = model.state_dict()
+    missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+    wrong = [
+        f"{key}: found {tuple(tensors[key].shape)}, expected {tuple(value.shape)}"
+        for key, value in expected.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    if missing or surplus or wrong:
+        raise ValueError(
+            f"{path} does not fit the {name!r} model in its config.json: missing tensors {missing}, "
+            f"unknown tensors {surplus}, wrong shapes {wrong}. Use the weights that were saved with this config."
+        )
+    model.load_state_dict(tensors, strict=True, assign=False)
+    return model.to(device).eval()
+
+
+def build(name: str, config: dict[str, Any], spaces: Spaces, *, source: object = "the config") -> WorldModel:
+    """A fresh model from a registry name and the fields of its config.
+
+    Raises:
+        ValueError: for an unknown model, or fields that its config does not have or does not accept.
+    """
+    from . import MODELS
+
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known are {', '.join(sorted(MODELS))}")
+    fields = {item.name for item in dataclasses.fields(MODELS[name].Config)}
+    unknown = sorted(config.keys() - fields)
+    if unknown:
+        raise ValueError(f"{source} sets {unknown}, which a {name!r} model does not have; it has {sorted(fields)}")
+    as_tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    return MODELS[name](MODELS[name].Config(**as_tuples), spaces)
+
+
+def resolve(name_or_path: str | os.PathLike) -> Path:
+    """The folder of a checkpoint: a path, or the name of a pretrained model."""
+    folder = Path(name_or_path)
+    if (folder / "config.json").is_file():
+        return folder
+    if (PRETRAINED / folder.name / "config.json").is_file() and folder.name == str(name_or_path):
+        return PRETRAINED / folder.name
+    shipped = sorted(path.parent.name for path in PRETRAINED.glob("*/config.json"))
+    raise FileNotFoundError(
+        f"{name_or_path} is neither a folder with config.json and model.safetensors nor a pretrained model; "
+        f"pretrained are: {', '.join(shipped) or 'none'}"
+    )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a checkpoint, checked for its format version and keys."""
+    path = folder / "config.json"
+    try:
+        description = json.loads(path.read_text())
+        version = description["format_version"]
+        keys = {"model", "config", "spaces"} - description.keys()
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a checkpoint's config.json ({error!r})") from error
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, this reverie reads {FORMAT_VERSION}; "
+            "install the version that wrote it, or train again"
+        )
+    if keys:
+        raise ValueError(f"{path} lacks {sorted(keys)}; it is not a complete checkpoint's config.json")
+    return description
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file; a missing or damaged one is named in the error."""
+    if not path.is_file():
+        raise ValueError(f"{path} is missing; a checkpoint needs config.json and model.safetensors in one folder")
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged or not a safetensors file ({error}); restore it or train again") from error
+
+
+def write_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write beside the final name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write beside the final name, then rename."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,467 @@
+"""KVAE, the Kalman variational auto-encoder (Fraccaro, Kamronn, Paquet & Winther 2017; Fraccaro 2018, ch. 6).
+
+Generative model, with frames x, codes a, linear-Gaussian states z and controls u:
+
+    z_1 ~ N(0, 20 I)            z_t = A_t z_{t-1} + B_t u_t + w_t,   w_t ~ N(0, Q)
+    a_t = C_t z_t + v_t,        v_t ~ N(0, R)
+    x_t ~ p(x_t | a_t)          Bernoulli, or Gaussian with one learned global variance
+
+    A_t = sum_k alpha_t^k A^k (B_t, C_t alike),   alpha_t = alpha(a_{0:t-1}),   a_0 learned
+
+Posterior: q(a, z | x, u) = prod_t q(a_t | x_t) p(z | a, u). Given codes, z has its exact Kalman posterior, so
+
+    ELBO = E_q(a|x) [ sum_t log p(x_t | a_t) - log q(a_t | x_t) ] + log p(a_{1:T} | u)
+
+The paper estimates the last term by log p(a, z) - log p(z | a) at one sample of the smoothed z. That expression equals
+log p(a) at *every* z, so we take it from the Kalman filter: same value, same gradient, no smoother in training.
+
+Deviations from the paper and its public code:
+- the three phases of training (VAE; + A, B, C; + alpha) are two: alpha is frozen for the first `warmup` of training.
+  One Adam state serves all, so its moments do not restart when alpha sets in.
+- `decoder="narrow"` (default) computes only the sub-pixels it needs in the last stage; `decoder="paper"` is the
+  published one.
+- Gaussian frames have one learned global variance; the public code fixes .1 or learns one per pixel.
+- smoothing may refine itself (`refinements`): alpha of a missing step depends on codes that the forward pass has to
+  guess. After a smoothing pass its codes are better guesses, so alpha is recomputed from them and the pass repeated.
+  0 is the paper's procedure.
+- imputation feeds alpha with means (as the public code), or with samples (`sample=True`; thesis eqs. 6.12-6.13).
+- reward and continuation heads read the detached filtered belief; they do not shape the latent space.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.nn import functional
+
+from .base import Loss, WorldModel, check_sequence
+from .batch import Batch, Spaces
+from .capabilities import LinearGaussianPath, Proposal
+from .distributions import bernoulli_frames, gaussian_frames, normal_like
+from .dynamics_parameters import DynamicsNetwork, dynamics_parameters
+from .inference import linear_gaussian as lgssm
+from .inference.reference import LOG_2PI, apply, condition, predict
+from .networks import ConvEncoder, MLPDecoder, MLPEncoder, PredictionHeads, SubpixelDecoder, apply_flat
+from .state import State, event
+
+
+@dataclass(frozen=True)
+class KVAEConfig:
+    """Hyper-parameters; the defaults are the paper's box world (facts of the public code)."""
+
+    a_dim: int = 2
+    """Length of the code a."""
+    z_dim: int = 4
+    """Length of the linear-Gaussian state z."""
+    num_mixtures: int = 3
+    """K, the number of linear systems that alpha mixes."""
+    network: Literal["conv", "mlp"] = "conv"
+    """Encoder and decoder."""
+    channels: tuple[int, ...] = (32, 32, 32)
+    """Channels of the convolutions; each halves the resolution."""
+    hidden: tuple[int, ...] = (25, 25)
+    """Hidden units of the MLP encoder and decoder."""
+    decoder: Literal["narrow", "paper"] = "narrow"
+    """Last stage of the convolutional decoder."""
+    likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
+    """Distribution of a pixel."""
+    dynamics_network: DynamicsNetwork = "lstm"
+    """Network behind alpha."""
+    dynamics_units: int = 50
+    """Its hidden units."""
+    temperature: float = 0.5
+    """Of the relaxed one-hot draw, for `dynamics_network="concrete"`."""
+    transition_variance: float = 0.08
+    """Q = this times I, fixed."""
+    emission_variance: float = 0.03
+    """R = this times I, fixed; also the largest variance of q(a | x)."""
+    initial_variance: float = 20.0
+    """Covariance of z_1 = this times I, fixed."""
+    matrix_std: float = 0.05
+    """Standard deviation of the random initial B^k and C^k; A^k starts at the identity."""
+    reconstruction_weight: float = 0.3
+    """Weight of log p(x | a) in training; the ELBO that is reported has weight 1."""
+    warmup: float = 0.125
+    """Share of training during which alpha is frozen."""
+    head_units: int = 64
+    """Hidden units of the reward and continuation heads."""
+    refinements: int = 0
+    """How often smoothing repeats itself with alpha from its own smoothed codes, where frames are missing."""
+
+    def __post_init__(self) -> None:
+        for name in ("a_dim", "z_dim", "num_mixtures", "dynamics_units", "head_units"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"KVAEConfig.{name} must be at least 1, found {getattr(self, name)}")
+        for name in ("transition_variance", "emission_variance", "initial_variance", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"KVAEConfig.{name} must be positive, found {getattr(self, name)}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"KVAEConfig.warmup must be in [0, 1), found {self.warmup}")
+        if self.refinements < 0:
+            raise ValueError(f"KVAEConfig.refinements must not be negative, found {self.refinements}")
+        for name, options in _OPTIONS.items():
+            if getattr(self, name) not in options:
+                raise ValueError(f"KVAEConfig.{name} must be one of {options}, found {getattr(self, name)!r}")
+
+
+_OPTIONS = {
+    "network": ("conv", "mlp"),
+    "decoder": ("narrow", "paper"),
+    "likelihood": ("bernoulli", "gaussian"),
+    "dynamics_network": ("lstm", "mlp", "fifo", "concrete"),
+}
+MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
+
+
+@dataclass(frozen=True)
+class KVAEState(State):
+    """Belief on z_t and the recurrence behind alpha."""
+
+    mean: Tensor = event(1)  # (*batch, z)
+    cov: Tensor = event(2)  # (*batch, z, z)
+    alpha: Tensor = event(1)  # (*batch, K), mixes the matrices of this step
+    a: Tensor = event(1)  # (*batch, a), the code that alpha of the next step reads
+    code: Tensor = event(1)  # (*batch, a), the code that frames are decoded from
+    memory: Tensor = event(1)  # (*batch, m), of the dynamics-parameter network
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """A forward pass over T steps: the states after each, and what a smoother or the bound needs."""
+
+    states: KVAEState
+    filtered: lgssm.Filtered
+    A: Tensor  # (*batch, T, z, z); the identity where an invalid step stands still
+    Q: Tensor  # (*batch, T, z, z)
+
+
+class KVAE(WorldModel):
+    """Kalman variational auto-encoder; see the module's header."""
+
+    Config = KVAEConfig
+    config: KVAEConfig
+
+    def __init__(self, config: KVAEConfig, spaces: Spaces) -> None:
+        super().__init__(config, spaces)
+        a, z, k = config.a_dim, config.z_dim, config.num_mixtures
+        if config.network == "conv":
+            self.encoder = ConvEncoder(spaces.frame_shape, config.channels)
+            self.decoder = SubpixelDecoder(
+                a, spaces.frame_shape, config.channels[::-1], narrow_output=config.decoder == "narrow"
+            )
+        else:
+            self.encoder = MLPEncoder(spaces.frame_shape, config.hidden)
+            self.decoder = MLPDecoder(a, spaces.frame_shape, config.hidden[::-1])
+        self.code_mean = nn.Linear(self.encoder.out_features, a)
+        self.code_variance = nn.Linear(self.encoder.out_features, a)
+        if config.likelihood == "gaussian":
+            self.frame_log_std = nn.Parameter(torch.tensor(0.5 * math.log(0.1)))
+        self.A = nn.Parameter(torch.eye(z).repeat(k, 1, 1))
+        self.B = nn.Parameter(config.matrix_std * torch.randn(k, z, spaces.action_dim))
+        self.C = nn.Parameter(config.matrix_std * torch.randn(k, a, z))
+        self.a_0 = nn.Parameter(torch.zeros(a))
+        self.dynamics = dynamics_parameters(config.dynamics_network, a, k, config.dynamics_units, config.temperature)
+        self.heads = PredictionHeads(z + a, spaces.action_dim, config.head_units)
+        self.register_buffer("Q", config.transition_variance * torch.eye(z), persistent=False)
+        self.register_buffer("R", config.emission_variance * torch.eye(a), persistent=False)
+        self.register_buffer("P0", config.initial_variance * torch.eye(z), persistent=False)
+
+    # ---- densities ----
+
+    def posterior_code(self, frames: Tensor) -> tuple[Tensor, Tensor]:
+        """q(a | x): mean and standard deviation (*batch, a); the variance stays below R (public code)."""
+        features = apply_flat(self.encoder, frames, len(self.spaces.frame_shape))
+        mean, logits = self.code_mean(features), self.code_variance(features)
+        dtype = self.C.dtype  # networks may run in bfloat16 under autocast, the Kalman filter never does
+        variance = self.config.emission_variance * torch.sigmoid(logits.to(dtype))
+        return mean.to(dtype), variance.sqrt()
+
+    def frame_distribution(self, code: Tensor) -> Distribution:
+        """p(x | a) for codes (*batch, a)."""
+        rank = len(self.spaces.frame_shape)
+        output = apply_flat(self.decoder, code, 1).to(self.C.dtype)
+        if self.config.likelihood == "bernoulli":
+            return bernoulli_frames(output, rank)
+        return gaussian_frames(output, self.frame_log_std.exp() + MIN_FRAME_STD, rank)
+
+    def matrices(self, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """A_t, B_t, C_t mixed by alpha (*batch, K)."""
+        return tuple(torch.einsum("...k,kij->...ij", alpha, stack) for stack in (self.A, self.B, self.C))
+
+    # ---- the filter, step by step ----
+
+    def initial_state(self, batch_shape=(), *, generator=None) -> KVAEState:
+        a = self.a_0.expand(*batch_shape, -1)
+        alpha, memory = self.dynamics.step(a, a.new_zeros(*batch_shape, self.dynamics.memory_dim), generator=generator)
+        mean = a.new_zeros(*batch_shape, self.config.z_dim)
+        cov = self.P0.expand(*batch_shape, -1, -1)
+        return KVAEState(mean=mean, cov=cov, alpha=alpha, a=a, code=torch.zeros_like(a), memory=memory)
+
+    def predict(self, state, action, *, sample=True, generator=None) -> KVAEState:
+        alpha, memory = self.dynamics.step(state.a, state.memory, sample=sample, generator=generator)
+        A, B, C = self.matrices(alpha)
+        mean, cov = predict(state.mean, state.cov, A, self.Q, apply(B, action))
+        return KVAEState(mean=mean, cov=cov, alpha=alpha, a=state.a, code=apply(C, mean), memory=memory)
+
+    def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> KVAEState:
+        closed = None
+        if frame is None or mask is not None:
+            closed = self._close(state, sample, generator)
+            if frame is None:
+                return closed
+        mean, std = self.posterior_code(self._hide(frame, mask))
+        a = mean + std * normal_like(mean, generator) if sample else mean
+        updated = self._condition(state, a)
+        return updated if closed is None else updated.where(mask, closed)
+
+    def _hide(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Zeros where the mask is False, so that not even NaN in a missing frame can matter."""
+        if mask is None:
+            return frames
+        return torch.where(mask.reshape(mask.shape + (1,) * len(self.spaces.frame_shape)), frames, 0.0)
+
+    def _condition(self, state: KVAEState, a: Tensor) -> KVAEState:
+        C = self.matrices(state.alpha)[2]
+        mean, cov, _ = condition(state.mean, state.cov, a, C, self.R)
+        return KVAEState(mean=mean, cov=cov, alpha=state.alpha, a=a, code=apply(C, mean), memory=state.memory)
+
+    def _close(self, state: KVAEState, sample: bool, generator: torch.Generator | None) -> KVAEState:
+        """No frame: keep the exact moments and feed alpha with the mean code, or draw z and a (ancestral sampling)."""
+        C = self.matrices(state.alpha)[2]
+        mean, cov = state.mean, state.cov
+        if not sample:
+            a = apply(C, mean)
+        else:
+            chol = torch.linalg.cholesky_ex(cov)[0]
+            mean, cov = mean + apply(chol, normal_like(mean, generator)), torch.zeros_like(cov)
+            expected = apply(C, mean)
+            a = expected + self.config.emission_variance**0.5 * normal_like(expected, generator)
+        return KVAEState(mean=mean, cov=cov, alpha=state.alpha, a=a, code=a, memory=state.memory)
+
+    def decode(self, state) -> Distribution:
+        return self.frame_distribution(state.code)
+
+    # ---- whole sequences ----
+
+    def observe(
+        self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
+    ) -> KVAEState:
+        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        if state is not None or not _complete(mask, valid, is_first):
+            return super().observe(
+                frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
+                generator=generator,
+            )  # fmt: skip
+        a = self._draw_codes(frames, sample, generator)[0]
+        return self._trace_complete(a, actions, sample, generator).states
+
+    def smooth(
+        self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
+    ) -> KVAEState:
+        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        observed = _combine(mask, valid)
+        a = self._draw_codes(self._hide(frames, observed), sample, generator)[0]
+        trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
+        smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
+        for _ in range(self.config.refinements if observed is not None else 0):
+            guess = apply(self.matrices(trace.states.alpha)[2], smoothed.mean)
+            a = torch.where(observed.unsqueeze(-1), a, guess)
+            trace = self._trace(a, actions, mask, valid, is_first, sample, generator, fill=False)
+            smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
+        states = trace.states
+        code = apply(self.matrices(states.alpha)[2], smoothed.mean)
+        return KVAEState(smoothed.mean, smoothed.cov, states.alpha, states.a, code, states.memory)
+
+    def _draw_codes(self, frames: Tensor, sample: bool, generator) -> tuple[Tensor, Tensor, Tensor]:
+        """A draw (or the mean) of q(a | x), and its mean and standard deviation, each (*batch, T, a)."""
+        mean, std = self.posterior_code(frames)
+        return (mean + std * normal_like(mean, generator) if sample else mean), mean, std
+
+    def _trace(self, a, actions, mask, valid, is_first, sample, generator, *, fill: bool = True) -> _Trace:
+        if _complete(mask, valid, is_first):
+            return self._trace_complete(a, actions, sample, generator)
+        return self._trace_masked(a, actions, mask, valid, is_first, sample, generator, fill)
+
+    def _trace_complete(self, a: Tensor, actions: Tensor, sample: bool, generator) -> _Trace:
+        """All frames seen: alpha from one pass over the codes, then one call of the Kalman filter."""
+        inputs = torch.cat([self.a_0.expand(*a.shape[:-2], 1, -1), a[..., :-1, :]], -2)
+        alpha, memory = self.dynamics.sequence(inputs, sample=sample, generator=generator)
+        A, B, C = self.matrices(alpha)
+        filtered = lgssm.filter(
+            a, A, C, self.Q, self.R, self.P0.new_zeros(self.config.z_dim), self.P0, B=B, controls=actions
+        )
+        states = KVAEState(filtered.mean, filtered.cov, alpha, a, apply(C, filtered.mean), memory)
+        return _Trace(states, filtered, A, self.Q.expand_as(A))
+
+    def _trace_masked(self, a, actions, mask, valid, is_first, sample, generator, fill) -> _Trace:
+        """Step by step; missing codes are imputed for alpha (`fill`) or taken from `a`, and never conditioned on."""
+        batch_shape, length = a.shape[:-2], a.shape[-2]
+        everywhere = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
+        observed = everywhere if (both := _combine(mask, valid)) is None else both
+        steps, state = [], None
+        eye, still = torch.eye(self.config.z_dim, dtype=a.dtype, device=a.device), torch.zeros_like(self.Q)
+        for t in range(length):
+            fresh = self.initial_state(batch_shape, generator=generator)
+            if state is None:
+                predicted, A = fresh, torch.zeros_like(fresh.cov)
+                Q = fresh.cov
+            else:
+                predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
+                A, Q = self.matrices(predicted.alpha)[0], self.Q.expand_as(predicted.cov)
+                if is_first is not None:  # a restart forgets: A = 0 cuts the smoother there, too
+                    first = is_first[..., t, None, None]
+                    predicted = fresh.where(is_first[..., t], predicted)
+                    A, Q = torch.where(first, 0.0, A), torch.where(first, self.P0, Q)
+            C = self.matrices(predicted.alpha)[2]
+            mean, cov, evidence = condition(predicted.mean, predicted.cov, a[..., t, :], C, self.R)
+            seen = observed[..., t, None]
+            imputed = a[..., t, :] if not fill else self._imputed_code(predicted, C, sample, generator)
+            new_mean = torch.where(seen, mean, predicted.mean)
+            new = KVAEState(
+                mean=new_mean,
+                cov=torch.where(seen.unsqueeze(-1), cov, predicted.cov),
+                alpha=predicted.alpha,
+                a=torch.where(seen, a[..., t, :], imputed),
+                code=apply(C, new_mean),
+                memory=predicted.memory,
+            )
+            if valid is not None and state is not None:
+                new, predicted = new.where(valid[..., t], state), predicted.where(valid[..., t], state)
+                inside = valid[..., t, None, None]
+                A, Q = torch.where(inside, A, eye), torch.where(inside, Q, still)
+            evidence = torch.where(seen[..., 0], evidence - 0.5 * LOG_2PI * self.config.a_dim, 0.0)
+            steps.append((new, predicted.mean, predicted.cov, evidence, A, Q))
+            state = new
+        states = State.stack([step[0] for step in steps])
+        predicted_mean, predicted_cov, evidence, A, Q = (
+            torch.stack([step[i] for step in steps], len(batch_shape)) for i in range(1, 6)
+        )
+        filtered = lgssm.Filtered(states.mean, states.cov, predicted_mean, predicted_cov, evidence)
+        return _Trace(states, filtered, A, Q)
+
+    def _imputed_code(self, predicted: KVAEState, C: Tensor, sample: bool, generator) -> Tensor:
+        """What alpha reads in place of a missing code: C m, or a draw of the predictive (thesis eqs. 6.12-6.13)."""
+        mean = apply(C, predicted.mean)
+        if not sample:
+            return mean
+        spread = torch.linalg.cholesky_ex(C @ predicted.cov @ C.mT + self.R)[0]
+        return mean + apply(spread, normal_like(mean, generator))
+
+    # ---- training ----
+
+    def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
+        observed = batch.observed
+        num_observed = observed.sum()
+        if num_observed == 0:
+            raise ValueError("the loss needs at least one observed frame, found a mask that hides all of them")
+        frames = self._hide(batch.frames, observed)
+        a, mean, std = self._draw_codes(frames, True, generator)
+        with torch.autocast(a.device.type, enabled=False):
+            trace = self._trace(a, batch.actions, batch.mask, batch.valid, batch.is_first, True, generator)
+            noise = (a - mean) / std
+            entropy = (0.5 * noise.square() + std.log() + 0.5 * LOG_2PI).sum(-1)
+            heads = self._head_terms(batch, trace.states)
+        reconstruction = self.frame_distribution(a).log_prob(frames)
+        terms = {
+            "reconstruction": torch.where(observed, reconstruction, 0.0),
+            "evidence": trace.filtered.log_evidence,
+            "entropy": torch.where(observed, entropy, 0.0),
+        }
+        elbo = sum(terms.values())
+        objective = elbo + (self.config.reconstruction_weight - 1) * terms["reconstruction"]
+        total = -objective.sum() / num_observed - sum(term.sum() for term in heads.values()) / batch.valid.sum()
+        scalars: dict[str, Any] = {"code_std": std.detach().mean(), "code_spread": mean.detach().std()}
+        if self.config.likelihood == "gaussian":
+            scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
+        return Loss(total, terms | heads, elbo, scalars)
+
+    def _head_terms(self, batch: Batch, states: KVAEState) -> dict[str, Tensor]:
+        features = self._features(states).detach()
+        target = (batch.rewards - self.spaces.reward_mean) / self.spaces.reward_std
+        reward = -0.5 * (self.heads.reward(features, batch.actions) - target).square()
+        logits = self.heads.continue_logits(features)
+        goes_on = -functional.binary_cross_entropy_with_logits(
+            logits, (~batch.terminated).to(logits.dtype), reduction="none"
+        )
+        # The reward of a first frame was not earned by its action.
+        earned = batch.valid & ~batch.is_first
+        return {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
+
+    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
+        vae = [self.encoder, self.decoder, self.code_mean, self.code_variance]
+        vae_parameters = [parameter for module in vae for parameter in module.parameters()]
+        if self.config.likelihood == "gaussian":
+            vae_parameters.append(self.frame_log_std)
+        warm = 0.0 if progress < self.config.warmup else 1.0
+        return [
+            {"name": "vae", "params": vae_parameters, "lr_factor": 1.0},
+            {"name": "lgssm", "params": [self.A, self.B, self.C, self.a_0], "lr_factor": 1.0},
+            {"name": "alpha", "params": list(self.dynamics.parameters()), "lr_factor": warm},
+            {"name": "heads", "params": list(self.heads.parameters()), "lr_factor": 1.0},
+        ]
+
+    # ---- capabilities ----
+
+    def features(self, state: KVAEState) -> Tensor:
+        """Belief mean (*batch, z), which probes read."""
+        return state.mean
+
+    def _features(self, state: KVAEState) -> Tensor:
+        return torch.cat([state.mean, state.code], -1)
+
+    def reward(self, state: KVAEState, action: Tensor) -> Tensor:
+        standardised = self.heads.reward(self._features(state), action)
+        return self.spaces.reward_mean + self.spaces.reward_std * standardised
+
+    def continues(self, state: KVAEState) -> Tensor:
+        return self.heads.continue_logits(self._features(state)).sigmoid()
+
+    def encode(self, frame: Tensor) -> Tensor:
+        return self.posterior_code(frame)[0]
+
+    def code(self, state: KVAEState) -> Tensor:
+        return state.code
+
+    def linear_gaussian(self, state: KVAEState, actions: Tensor) -> LinearGaussianPath:
+        A, B, C = self.matrices(self.imagine(state, actions, sample=False).alpha)
+        Q = self.Q.expand_as(A)
+        R = self.R.expand(*C.shape[:-2], *self.R.shape)
+        return LinearGaussianPath(A=A, B=B, C=C, Q=Q, R=R, mean=state.mean, cov=state.cov)
+
+    def encode_context(self, frames, actions, mask, valid) -> None:
+        """Given its code, a step's posterior needs no other frame: q(a_t | x_t)."""
+        return None
+
+    def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:
+        """a_t ~ q(a_t | x_t) with z integrated out: weight p(x_t | a_t) p(a_t | a_{<t}) / q(a_t | x_t)."""
+        mean, std = self.posterior_code(self._hide(frame, mask))
+        noise = normal_like(mean, generator)
+        a = mean + std * noise
+        C = self.matrices(predicted.alpha)[2]
+        evidence = condition(predicted.mean, predicted.cov, a, C, self.R)[2] - 0.5 * LOG_2PI * self.config.a_dim
+        log_q = (-0.5 * noise.square() - std.log() - 0.5 * LOG_2PI).sum(-1)
+        log_weight = self.frame_distribution(a).log_prob(self._hide(frame, mask)) + evidence - log_q
+        state = self._condition(predicted, a)
+        if mask is not None:
+            state = state.where(mask, self._close(predicted, True, generator))
+            log_weight = torch.where(mask, log_weight, 0.0)
+        return Proposal(state, log_weight)
+
+
+def _combine(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
+    """Frames that are seen, or None where all are."""
+    if mask is None or valid is None:
+        return mask if valid is None else valid
+    return mask & valid
+
+
+def _complete(mask: Tensor | None, valid: Tensor | None, is_first: Tensor | None) -> bool:
+    """Every frame is there, and the belief starts afresh at the first step only."""
+    flags = [flag for flag in (mask, valid) if flag is not None]
+    restarts = is_first is not None and bool(is_first[..., 1:].any())
+    return not restarts and all(bool(flag.all()) for flag in flags)

@@ -1,0 +1,104 @@
+"""Snapshots: what a training run leaves on disk, so that killing it at any moment loses minutes at most."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import checkpoints
+
+if TYPE_CHECKING:
+    from .base import WorldModel
+    from .training import TrainingConfig
+
+
+class Snapshots:
+    """Writes a run's folder.
+
+    Raises:
+        ValueError: if the folder already holds a run and `resume` is False, or the run has other settings.
+    """
+
+    def __init__(
+        self, out: Path, config: TrainingConfig, model: WorldModel, extra: Mapping[str, Any] | None, resume: bool
+    ) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.out, self.extra = out, dict(extra or {})
+        settings = {
+            "training": dataclasses.asdict(config),
+            "model": model.name,
+            "config": json.loads(json.dumps(dataclasses.asdict(model.config))),
+            "extra": self.extra,
+        }
+        path = out / "training.json"
+        if path.exists():
+            if not resume:
+                raise ValueError(f"{out} already holds a run; resume it (--resume) or choose another folder")
+            found = json.loads(path.read_text())
+            differs = [key for key in settings if found.get(key) != json.loads(json.dumps(settings[key]))]
+            if differs:
+                raise ValueError(
+                    f"{out} holds a run with other settings: {differs} differ (see {path.name}); "
+                    "resume with the same settings or choose another folder"
+                )
+        out.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_json(path, settings)
+        self.writer = SummaryWriter(str(out / "tensorboard"))
+
+    def log(self, record: Mapping[str, float]) -> None:
+        """One epoch's record, to JSONL and TensorBoard."""
+        with (self.out / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+        for name, value in record.items():
+            self.writer.add_scalar(f"train/{name}", value, int(record["step"]))
+
+    def save(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list) -> None:
+        """A snapshot to resume from, complete or not there at all; older ones are then removed."""
+        folder = self.out / "steps" / f"{step:08d}"
+        temporary = folder.with_name(folder.name + ".tmp")
+        shutil.rmtree(temporary, ignore_errors=True)
+        checkpoints.save(model, temporary)
+        state = optimizer.state_dict()["state"]
+        tensors = {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
+        checkpoints.write_safetensors(temporary / "optimizer.safetensors", tensors)
+        checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history})
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+        for other in folder.parent.iterdir():
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def finish(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list) -> None:
+        """The trained model, as a checkpoint in the run's own folder."""
+        self.save(step, model, optimizer, history)
+        checkpoints.save(model, self.out, extra=self.extra | {"last_epoch": history[-1]})
+        self.writer.close()
+
+    @staticmethod
+    def restore(
+        out: Path, model: WorldModel, optimizer: torch.optim.Optimizer, device: torch.device
+    ) -> tuple[int, list[dict[str, float]]]:
+        """Load the newest snapshot into model and optimizer; (0, []) if there is none."""
+        folders = sorted(path for path in (out / "steps").glob("*") if path.suffix != ".tmp")
+        if not folders:
+            return 0, []
+        folder = folders[-1]
+        progress = json.loads((folder / "progress.json").read_text())
+        model.load_state_dict(checkpoints.read_safetensors(folder / "model.safetensors"))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in checkpoints.read_safetensors(folder / "optimizer.safetensors").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        # Epochs after the snapshot were logged but their weights are gone: they will be trained, and logged, again.
+        lines = "".join(json.dumps(record) + "\n" for record in progress["history"])
+        (out / "metrics.jsonl").write_text(lines)
+        return progress["step"], progress["history"]

@@ -1,0 +1,311 @@
+"""Training: one loop for every world model.
+
+The loop knows no model: rates, phases and partitions come from `parameter_groups`, everything logged from `Loss`.
+Every random choice of step n is derived from (seed, n), so a run that is killed and resumed is the run that was not,
+bit for bit on CPU. Devices, precision and several processes are Accelerate's (`accelerate launch`, `torchrun`).
+
+A run's folder: `config.json` + `model.safetensors` (the trained model, once finished), `training.json` (the settings),
+`metrics.jsonl` and TensorBoard's event files, and `steps/N/` (where to resume).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import Loss, WorldModel
+from .batch import Batch
+from .snapshots import Snapshots
+
+CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
+
+
+class Data(Protocol):
+    """Windows as `Dataset.windows` gives them: `len(data)`, and `data[indices]` -> a dictionary of arrays."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray) -> Mapping[str, np.ndarray]: ...
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train; the defaults are the KVAE paper's, except for the schedule."""
+
+    epochs: int = 80
+    """Passes over the training windows."""
+    batch_size: int = 32
+    """Windows per step, over all processes."""
+    learning_rate: float = 7e-3
+    """Adam's rate at the start."""
+    schedule: Literal["cosine", "staircase", "constant"] = "cosine"
+    """Cosine to `final_factor`; staircase: times .85 every 20 epochs (the KVAE paper); constant."""
+    final_factor: float = 0.01
+    """Last rate over first, for the cosine schedule."""
+    adam_eps: float = 1e-8
+    """Adam's epsilon."""
+    clip_norm: float = 150.0
+    """Largest global norm of the gradient."""
+    drop_frames: float = 0.0
+    """Probability with which each frame of a training window is hidden from the model."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """bf16 runs the networks in bfloat16; the Kalman filter stays in float32."""
+    seed: int = 0
+    """Of the order of the data and of every draw in training."""
+    validate_epochs: int = 5
+    """Epochs between two looks at the validation windows."""
+    save_minutes: float = 2.0
+    """Minutes between two snapshots to resume from."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "validate_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"TrainingConfig.{name} must be at least 1, found {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"TrainingConfig.learning_rate must be positive, found {self.learning_rate}")
+        if not 0 <= self.drop_frames < 1:
+            raise ValueError(f"TrainingConfig.drop_frames must be in [0, 1), found {self.drop_frames}")
+        if self.schedule not in ("cosine", "staircase", "constant"):
+            raise ValueError(f"TrainingConfig.schedule must be cosine, staircase or constant, found {self.schedule!r}")
+        if self.precision not in ("float32", "bf16"):
+            raise ValueError(f"TrainingConfig.precision must be float32 or bf16, found {self.precision!r}")
+
+    def rate_factor(self, progress: float, epoch: int) -> float:
+        """Learning rate now, over the one at the start."""
+        match self.schedule:
+            case "cosine":
+                return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+            case "staircase":
+                return 0.85 ** (epoch // 20)
+        return 1.0
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss or its gradient stopped being finite; the text names the step and the term."""
+
+
+def fit(
+    model: WorldModel,
+    data: Data,
+    config: TrainingConfig,
+    *,
+    out: str | Path | None = None,
+    validation: Data | None = None,
+    resume: bool = False,
+    extra: Mapping[str, Any] | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    stop_after: int | None = None,
+) -> list[dict[str, float]]:
+    """Train `model` in place.
+
+    Args:
+        data, validation: windows; what fits is moved to the device once.
+        out: the run's folder; without it nothing is written.
+        resume: go on from the newest snapshot in `out`, or start if there is none.
+        extra: facts to store with the checkpoint (where the data came from).
+        on_step: called with (step, number of steps, loss per frame), for progress bars.
+        stop_after: stop at this step as if killed (a snapshot is written).
+
+    Returns:
+        One dictionary per epoch: means of every loss term per valid frame, rates, gradient norm, seconds.
+
+    Raises:
+        ValueError: for an empty dataset, or a folder that holds another run.
+        TrainingDiverged: at the first loss that is not finite.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    if len(data) == 0:
+        raise ValueError("training needs at least one window, found an empty dataset")
+    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    set_seed(config.seed)
+    optimizer = torch.optim.Adam(
+        [{"params": g["params"], "name": g["name"]} for g in model.parameter_groups(0.0)],
+        lr=config.learning_rate, eps=config.adam_eps,
+    )  # fmt: skip
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    data = _cached(data, accelerator.device)
+    per_epoch = max(1, len(data) // config.batch_size)
+    total = per_epoch * config.epochs
+    snapshots = None
+    step, history = 0, []
+    if out is not None and accelerator.is_main_process:
+        snapshots = Snapshots(Path(out), config, model, extra, resume)
+    if out is not None and resume:
+        accelerator.wait_for_everyone()
+        step, history = Snapshots.restore(Path(out), model, optimizer.optimizer, accelerator.device)
+
+    clock, started = time.monotonic(), time.monotonic()
+    while step < total:
+        epoch = step // per_epoch
+        order = torch.randperm(len(data), generator=seeded(config.seed, 0, epoch)).numpy()
+        sums = _Means()
+        started = time.monotonic()
+        first_step = step
+        wrapped.train()
+        for step in range(first_step, (epoch + 1) * per_epoch):
+            chosen = order[(step % per_epoch) * config.batch_size :][: config.batch_size]
+            chosen = chosen[accelerator.process_index :: accelerator.num_processes]
+            batch = Batch.from_numpy(data[chosen], model.spaces, accelerator.device)
+            generator = seeded(config.seed, 1 + accelerator.process_index, step, accelerator.device)
+            batch = _drop(batch, config.drop_frames, generator)
+            progress = step / max(1, total - 1)
+            _set_rates(optimizer, model, config, progress, epoch)
+            with accelerator.autocast():
+                loss = wrapped(batch, progress=progress, generator=generator)
+            _require_finite(loss, step)
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss.total)
+            _freeze(optimizer)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            if not torch.isfinite(norm):
+                raise TrainingDiverged(f"the gradient at step {step} is not finite although the loss is; {_ADVICE}")
+            optimizer.step()
+            sums.add(loss, batch, norm)
+            if on_step is not None:
+                on_step(step + 1, total, float(loss.total.detach()))
+            last = stop_after is not None and step + 1 >= stop_after
+            if snapshots and (last or time.monotonic() - clock > 60 * config.save_minutes):
+                snapshots.save(step + 1, model, optimizer.optimizer, history)
+                clock = time.monotonic()
+            if last:
+                return history
+        step = (epoch + 1) * per_epoch
+        record = {"epoch": epoch + 1, "step": step, **sums.result(accelerator)}
+        record["learning_rate"] = optimizer.param_groups[0]["lr"]
+        record["epoch_seconds"] = time.monotonic() - started
+        if validation is not None and ((epoch + 1) % config.validate_epochs == 0 or step == total):
+            record["validation_elbo_per_frame"] = validate(model, validation, config, accelerator.device)
+        history.append(record)
+        if snapshots:
+            snapshots.log(record)
+    if snapshots:
+        snapshots.finish(step, model, optimizer.optimizer, history)
+    model.eval()
+    accelerator.wait_for_everyone()
+    return history
+
+
+@torch.no_grad()
+def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torch.device | str = "cpu") -> float:
+    """Mean ELBO per valid frame over windows, in nats, with the same noise at every call."""
+    model.eval()
+    elbo, frames = 0.0, 0
+    for start in range(0, len(data), 4 * config.batch_size):
+        chosen = np.arange(start, min(start + 4 * config.batch_size, len(data)))
+        batch = Batch.from_numpy(data[chosen], model.spaces, device)
+        loss = model.loss(batch, generator=seeded(config.seed, 0, start, device))
+        elbo += float(loss.elbo.sum())
+        frames += int(batch.valid.sum())
+    model.train()
+    return elbo / frames
+
+
+def seeded(seed: int, stream: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on these numbers alone, so that resuming needs no saved generator state."""
+    state = np.random.SeedSequence((seed, stream, step)).generate_state(2, np.uint32)
+    return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
+
+
+_ADVICE = "lower the learning rate, or look at metrics.jsonl for the term that grew first"
+
+
+def _require_finite(loss: Loss, step: int) -> None:
+    if torch.isfinite(loss.total):
+        return
+    bad = [name for name, term in loss.terms.items() if not torch.isfinite(term).all()]
+    raise TrainingDiverged(f"the loss at step {step} is not finite; terms that are not: {bad or ['total']}; {_ADVICE}")
+
+
+def _drop(batch: Batch, probability: float, generator: torch.Generator) -> Batch:
+    """Hide frames at random; a window that would lose all of them keeps its first."""
+    if probability == 0:
+        return batch
+    keep = torch.rand(batch.mask.shape, generator=generator, device=batch.mask.device) >= probability
+    keep[..., 0] |= ~keep.any(-1)
+    return dataclasses.replace(batch, mask=batch.mask & keep)
+
+
+def _set_rates(optimizer: Any, model: WorldModel, config: TrainingConfig, progress: float, epoch: int) -> None:
+    rate = config.learning_rate * config.rate_factor(progress, epoch)
+    for group, wanted in zip(optimizer.param_groups, model.parameter_groups(progress), strict=True):
+        group["lr"] = rate * wanted["lr_factor"]
+
+
+def _freeze(optimizer: Any) -> None:
+    """A group with rate 0 takes no part: neither in Adam's moments nor in the norm that is clipped."""
+    for group in optimizer.param_groups:
+        if group["lr"] == 0:
+            for parameter in group["params"]:
+                parameter.grad = None
+
+
+class _Cached:
+    """Windows as tensors on the device."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
+        self.tensors = {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, Tensor]:
+        chosen = torch.as_tensor(indices, device=next(iter(self.tensors.values())).device)
+        return {name: tensor[chosen] for name, tensor in self.tensors.items()}
+
+
+def _cached(data: Data, device: torch.device) -> Data:
+    one = data[np.arange(1)]
+    used = ("frames", "actions", "rewards", "terminated", "is_first", "mask", "valid")
+    if sum(np.asarray(one[name]).nbytes for name in used) * len(data) > CACHE_BYTES:
+        return data
+    everything = data[np.arange(len(data))]
+    return _Cached({name: everything[name] for name in used}, device)
+
+
+class _Means:
+    """Sums over steps, on the device, so that nothing waits for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.frames: Tensor | float = 0.0
+        self.steps = 0
+
+    def add(self, loss: Loss, batch: Batch, norm: Tensor) -> None:
+        terms = {name: term.detach().sum() for name, term in (loss.terms | {"elbo": loss.elbo}).items()}
+        per_step = {name: torch.as_tensor(value).detach() for name, value in loss.scalars.items()}
+        for name, value in (terms | per_step | {"gradient_norm": norm.detach()}).items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.per_step = {*per_step, "gradient_norm"}
+        self.frames = self.frames + batch.valid.sum()
+        self.steps += 1
+
+    def result(self, accelerator: Any) -> dict[str, float]:
+        """Per valid frame for loss terms, per step for the rest, over all processes."""
+        names: Sequence[str] = sorted(self.sums)
+        values = torch.stack([self.sums[name].double().to(accelerator.device) for name in names])
+        frames = torch.as_tensor(self.frames, device=accelerator.device)
+        values, frames = accelerator.reduce(values, "sum"), accelerator.reduce(frames, "sum")
+        steps = self.steps * accelerator.num_processes
+        result = {}
+        for name, value in zip(names, values.tolist(), strict=True):
+            result[name if name in self.per_step else f"{name}_per_frame"] = value / (
+                steps if name in self.per_step else float(frames)
+            )
+        return result
+
+
+def read_history(out: str | Path) -> list[dict[str, float]]:
+    """`metrics.jsonl` of a run."""
+    return [json.loads(line) for line in (Path(out) / "metrics.jsonl").read_text().splitlines()]
