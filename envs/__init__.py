@@ -1,0 +1,78 @@
+"""Pixel environments with known truth. Importing this package registers them with Gymnasium.
+
+``gym.make("reverie/Pendulum-v0")``, or in one string ``gym.make("reverie.envs:reverie/Pendulum-v0")``;
+``gym.make_vec("reverie/Pendulum-v0", num_envs=256)`` steps and draws the whole batch at once. Nothing heavy is imported
+before an environment is made.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+
+__all__ = ["ENVIRONMENTS", "EnvironmentSpec"]
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """One registered environment."""
+
+    id: str
+    entry: str  # "module:Class" of the single environment
+    vector_entry: str
+    summary: str  # its task, in one line
+    max_episode_steps: int
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+ENVIRONMENTS: dict[str, EnvironmentSpec] = {
+    spec.id: spec
+    for spec in (
+        EnvironmentSpec(
+            "reverie/Pendulum-v0",
+            "reverie.envs.pendulum:PendulumEnv",
+            "reverie.envs.pendulum:PendulumVectorEnv",
+            "swing a pendulum up with too little torque",
+            200,
+        ),
+        EnvironmentSpec(
+            "reverie/PendulumDamped-v0",
+            "reverie.envs.pendulum:PendulumEnv",
+            "reverie.envs.pendulum:PendulumVectorEnv",
+            "the same with friction, after the DVBF experiment",
+            200,
+            {"variant": "dvbf"},
+        ),
+        EnvironmentSpec(
+            "reverie/BouncingBall-v0",
+            "reverie.envs.bouncing_ball:BouncingBallEnv",
+            "reverie.envs.bouncing_ball:BouncingBallVectorEnv",
+            "watch a ball bounce in a box (actions have no effect)",
+            100,
+        ),
+        EnvironmentSpec(
+            "reverie/BouncingBallThrust-v0",
+            "reverie.envs.bouncing_ball:BouncingBallEnv",
+            "reverie.envs.bouncing_ball:BouncingBallVectorEnv",
+            "bring a bouncing ball to a goal by thrust",
+            100,
+            {"controlled": True},
+        ),
+        EnvironmentSpec(
+            "reverie/LinearGaussian-v0",
+            "reverie.envs.linear_gaussian:LinearGaussianEnv",
+            "reverie.envs.linear_gaussian:LinearGaussianVectorEnv",
+            "keep a noisy mass on a spring in the middle (exactly solvable)",
+            100,
+        ),
+    )
+}
+
+for _spec in ENVIRONMENTS.values():
+    gymnasium.register(
+        _spec.id,
+        entry_point=_spec.entry,
+        vector_entry_point=_spec.vector_entry,
+        max_episode_steps=_spec.max_episode_steps,
+        kwargs=dict(_spec.kwargs),
+    )

@@ -1,0 +1,261 @@
+"""A ball that bounces elastically in a box, passive or driven by thrust, seen as an image.
+
+With position x and velocity v in pixels (of a 32×32 frame) and pixels per second, thrust a in [−1, 1]², drag γ:
+
+    v⁺ = exp(−γ dt) v + dt · max_thrust · a        (only if controlled)
+    (x', v') = free flight of v⁺ from x for dt, reflected at the walls
+
+The box, its speeds and its starting positions are those of the bouncing-ball data of Fraccaro et al., A Disentangled
+Recognition and Nonlinear Dynamics Model for Unsupervised Learning (2017), from their published generator.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from gymnasium import spaces
+
+from .base import PixelEnv, PixelVectorEnv
+from .billiards import fly, half_planes
+from .dynamics import Dynamics, Simulator
+from .rasterise import boxes, discs, rings
+
+WORLD = 32.0  # pixels per side in which positions are told, whatever the size of the frame
+WALL_GREY, GOAL_GREY = 96.0, 160.0
+
+
+@dataclass(frozen=True)
+class BouncingBallParams:
+    """Everything that defines the ball's world; lengths in pixels of a 32×32 frame, times in seconds."""
+
+    size: int = 32
+    """Pixels per side of the frame, at least 8; the world is scaled to it."""
+    frames: str = "smooth"
+    """"smooth": anti-aliased grey; "binary": 0 or 255, the ball centred on a whole pixel as in the paper's data."""
+    draw_walls: bool = False
+    draw_goal: bool = False
+    """Draw the goal as a grey ring; always done where the goal differs between episodes."""
+    controlled: bool = False
+    """Whether the action is a thrust; otherwise it has no effect."""
+    physics: str = "exact"
+    """"exact": our event-driven solver; "pymunk": the engine that generated the paper's data."""
+    dt: float = 0.2
+    radius: float = 3.0
+    low: float = 2.0
+    """Coordinate of the left and lower walls."""
+    high: float = 30.0
+    """Coordinate of the right and upper walls."""
+    start_deviation: float = 10.0
+    """The ball starts normally distributed about the middle with this deviation, clipped to a pixel off the walls."""
+    min_speed: float = 10.0
+    max_speed: float = 15.0
+    """The starting speed is uniform between these, in every direction alike."""
+    max_thrust: float = 10.0
+    """Acceleration for an action of 1, per axis, in pixels/s²."""
+    drag: float = 0.5
+    """Rate of decay of the velocity in 1/s, only if controlled; full thrust settles at max_thrust / drag per axis."""
+    goal: tuple[float, float] | None = (22.0, 22.0)
+    """Where the ball should come to rest; None: drawn per episode like the starting position, and part of the state."""
+    goal_scale: float = 6.0
+    """Distance at which the reward has fallen to exp(-1/2)."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or self.size < 8:
+            raise ValueError(f"size is {self.size!r}; expected at least 8 pixels")
+        if self.frames not in ("smooth", "binary"):
+            raise ValueError(f"frames is {self.frames!r}; expected 'smooth' or 'binary'")
+        if self.physics not in ("exact", "pymunk"):
+            raise ValueError(f"physics is {self.physics!r}; expected 'exact' or 'pymunk'")
+        for name in ("dt", "radius", "goal_scale", "max_thrust"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+        if not 0 <= self.low < self.high <= WORLD or self.margin > self.middle:
+            raise ValueError(f"walls at {self.low} and {self.high} leave no room for a ball of radius {self.radius}")
+        if not 0 <= self.min_speed <= self.max_speed:
+            raise ValueError(f"speeds from {self.min_speed} to {self.max_speed}; expected 0 <= min_speed <= max_speed")
+        if self.goal is not None:
+            object.__setattr__(self, "goal", tuple(float(value) for value in self.goal))
+            inside = all(self.low + self.radius <= value <= self.high - self.radius for value in self.goal)
+            if len(self.goal) != 2 or not inside:
+                raise ValueError(f"goal {self.goal} is not a position (x, y) that the ball's centre can take")
+
+    @property
+    def middle(self) -> float:
+        return 0.5 * (self.low + self.high)
+
+    @property
+    def margin(self) -> float:
+        """The smallest coordinate at which a ball starts."""
+        return self.low + self.radius + 1.0
+
+    @property
+    def corners(self) -> np.ndarray:
+        """Of the room, ``(4, 2)``, counter-clockwise."""
+        low, high = self.low, self.high
+        return np.array([[low, low], [high, low], [high, high], [low, high]])
+
+
+class BouncingBallDynamics(Dynamics):
+    """State: x, y, vx, vy, and the goal's x, y where it differs between episodes. y points up. Action: thrust."""
+
+    variants = {"box": BouncingBallParams()}  # noqa: RUF012
+    reward_range = (0.0, 1.0)
+
+    def __init__(self, params: BouncingBallParams) -> None:
+        super().__init__(params)
+        goal_names = ("goal_x", "goal_y") if params.goal is None else ()
+        self.state_names = ("x", "y", "vx", "vy", *goal_names)
+        self.observation_space = spaces.Box(0, 255, (params.size, params.size, 1), np.uint8)
+        self.action_space = spaces.Box(-1.0, 1.0, (2 if params.controlled else 1,), np.float32)
+        self.exploration_policy = "drift" if params.controlled else "zero"
+        self._normals, self._offsets = half_planes(params.corners, params.radius)
+
+    def initial(self, rng: np.random.Generator) -> np.ndarray:
+        params = self.params
+        angle = rng.uniform(0.0, 2.0 * math.pi)
+        speed = rng.uniform(params.min_speed, params.max_speed)
+        position = self._start_position(rng)
+        goal = self._start_position(rng) if params.goal is None else np.zeros(0)
+        return np.concatenate([position, [speed * math.cos(angle), speed * math.sin(angle)], goal])
+
+    def transition(self, state: np.ndarray, action: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """As ``Dynamics.transition``. With pymunk each room is built anew, so contacts kept between steps are lost:
+        about one transition in eight then differs from what the environment, which keeps its rooms, does."""
+        if self.params.physics == "pymunk":
+            return self._rebuild_and_step(state, action)
+        velocity = state[:, 2:4]
+        if self.params.controlled:
+            velocity = self.kick(velocity, action)
+        position, velocity = fly(state[:, :2], velocity, self._normals, self._offsets, self.params.dt)
+        return np.concatenate([position, velocity, state[:, 4:]], axis=-1)
+
+    def kick(self, velocity: np.ndarray, action: np.ndarray) -> np.ndarray:
+        """Velocities ``(num, 2)`` after drag and thrust."""
+        params = self.params
+        return math.exp(-params.drag * params.dt) * velocity + params.dt * params.max_thrust * action.astype(np.float64)
+
+    def reward(self, state: np.ndarray, action: np.ndarray, next_state: np.ndarray) -> np.ndarray:
+        distance = next_state[:, :2] - self.goal(next_state)[:, :2]
+        return np.exp(-0.5 * (distance**2).sum(-1) / self.params.goal_scale**2)
+
+    def goal(self, state: np.ndarray) -> np.ndarray:
+        """The ball at rest at the goal."""
+        goal = np.zeros_like(state)
+        goal[:, :2] = state[:, 4:6] if self.params.goal is None else self.params.goal
+        goal[:, 4:] = state[:, 4:]
+        return goal
+
+    def draw(self, state: np.ndarray, size: int) -> np.ndarray:
+        params, scale = self.params, size / WORLD
+        frames = np.zeros((len(state), size, size, 1), dtype=np.uint8)
+        binary = params.frames == "binary"
+        if params.draw_walls:
+            self._draw_walls(frames, scale, binary)
+        if params.draw_goal or params.goal is None:
+            goal = _to_image(self.goal(state)[:, :2], size)[:, None]
+            radius = scale * params.radius
+            rings(frames, goal, radius, radius - scale, 255.0 if binary else GOAL_GREY, hard=binary)
+        centre = _to_image(state[:, :2], size)[:, None]
+        if binary:
+            # Within r − ¼ of the nearest corner of four pixels: at r = 3 the 24 pixels, 2 4 6 6 4 2 to the row, of the
+            # paper's data, whose 25th, a mark at body angle 0, is left out.
+            discs(frames, np.floor(centre + 0.5), scale * (params.radius - 0.25), hard=True)
+        else:
+            discs(frames, centre, scale * params.radius)
+        return frames
+
+    def check_state(self, state: np.ndarray) -> None:
+        reach = self.params.low + self.params.radius, self.params.high - self.params.radius
+        centres = np.concatenate([state[:, :2], self.goal(state)[:, :2]], axis=-1)
+        if ((centres < reach[0]) | (centres > reach[1])).any():
+            raise ValueError(f"a ball or goal is outside of [{reach[0]}, {reach[1]}], where a centre can be: {state}")
+
+    def make_simulator(self) -> Simulator | None:
+        if self.params.physics != "pymunk":
+            return None
+        from .pymunk_engine import PymunkBall
+
+        kick = self.kick if self.params.controlled else None
+        return PymunkBall(self.params.corners, self.params.radius, self.params.dt, kick)
+
+    def _start_position(self, rng: np.random.Generator) -> np.ndarray:
+        params = self.params
+        position = params.middle + params.start_deviation * rng.standard_normal(2)
+        return np.clip(position, params.margin, 2.0 * params.middle - params.margin)
+
+    def _rebuild_and_step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
+        following, simulator = np.empty_like(state), self.make_simulator()
+        for row in range(len(state)):
+            simulator.reset(state[row])
+            following[row] = simulator.step(action[row])
+        return following
+
+    def _draw_walls(self, frames: np.ndarray, scale: float, binary: bool) -> None:
+        low, high = scale * self.params.low, scale * self.params.high
+        # A frame one pixel wide: just outside the room, or, if binary, on the pixels that the paper's data has it on.
+        outer = (low, high + scale) if binary else (low - scale, high + scale)
+        inner = (low + scale, high) if binary else (low, high)
+        sides = [
+            (outer[0], outer[0], outer[1], inner[0]),
+            (outer[0], inner[1], outer[1], outer[1]),
+            (outer[0], inner[0], inner[0], inner[1]),
+            (inner[1], inner[0], outer[1], inner[1]),
+        ]
+        shape = (len(frames), 4, 4)
+        corners = np.broadcast_to(np.array(sides), shape)
+        if binary:
+            corners = np.floor(corners + 0.5)
+        boxes(frames, corners[..., :2], corners[..., 2:], 255.0 if binary else WALL_GREY)
+
+
+class BouncingBallEnv(PixelEnv):
+    """
+    ## Description
+    A ball flies in a square box and bounces off its walls without loss: the box world of the Kalman variational
+    auto-encoder (Fraccaro et al. 2017). Passive (``reverie/BouncingBall-v0``), it is a source of video; with thrust
+    (``reverie/BouncingBallThrust-v0``, or ``controlled=True``) the task is to bring it to a goal and keep it there.
+    Then drag slows it a little.
+
+    ## Action Space
+    Controlled: ``Box(-1, 1, (2,), float32)``, thrust along x and y in units of ``max_thrust`` (10 pixels/s²).
+    Passive: ``Box(-1, 1, (1,), float32)``, without effect.
+
+    ## Observation Space
+    ``Box(0, 255, (size, size, 1), uint8)``: a bright ball on black, anti-aliased at its exact position or binary; walls
+    (grey) and goal (a grey ring) on demand. ``info["state"]`` is (x, y, vx, vy), and (goal_x, goal_y) if the goal
+    differs between episodes: pixels and pixels/s of a 32×32 frame, y up. It belongs to the frame that it comes with.
+    ``info["goal_frame"]`` at reset shows the ball at the goal.
+
+    ## Rewards
+    exp(−½ d² / ``goal_scale``²) with d the distance of the ball to its goal after the step: between 0 and 1.
+
+    ## Starting State
+    Position normal about the middle with deviation 10, clipped to [6, 26]; direction uniform; speed uniform in [10,
+    15].
+
+    ## Episode End
+    Truncated after 100 steps; never terminated.
+
+    ## Arguments
+    Every field of ``BouncingBallParams``, among them ``size``, ``frames`` ("smooth" or "binary"), ``draw_walls``,
+    ``draw_goal``, ``goal`` (a position, or None for one per episode), ``controlled`` and ``physics`` ("exact" or
+    "pymunk"); ``render_mode``. ``reset(options={"state": ...})`` starts there. With ``physics="pymunk"`` each
+    environment keeps its pymunk space: the next state then depends on more than ``info["state"]``.
+
+    ## Version History
+    * v0: first version
+    """
+
+    dynamics_type = BouncingBallDynamics
+
+
+class BouncingBallVectorEnv(PixelVectorEnv):
+    """Many balls, each in a box of its own; see ``BouncingBallEnv``."""
+
+    dynamics_type = BouncingBallDynamics
+
+
+def _to_image(position: np.ndarray, size: int) -> np.ndarray:
+    """World coordinates, y up, to image coordinates, y down."""
+    scale = size / WORLD
+    return np.stack([scale * position[:, 0], size - scale * position[:, 1]], axis=-1)

@@ -1,0 +1,152 @@
+"""Anti-aliased shapes drawn into batches of frames, uint8 ``(num, H, W, C)``.
+
+Coordinates are in pixels, x to the right and y *down*, and pixel (row, column) covers [column, column + 1] × [row, row
++ 1]. A shape covers a pixel by clip(½ − s, 0, 1), s being the signed distance from the pixel's centre to the shape's
+edge; for boxes the covered area is exact. Colours are laid over what is there: frame + coverage · (colour − frame),
+shapes in order.
+
+Kernels are serial: they are fast enough for large batches, and a process that has used them can still be forked.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike
+
+
+def discs(
+    frames: np.ndarray, centres: np.ndarray, radii: ArrayLike, colours: ArrayLike = 255.0, *, hard: bool = False
+) -> None:
+    """Draw discs in place.
+
+    Args:
+        frames: uint8 ``(num, H, W, C)``.
+        centres: ``(num, shapes, 2)``, x and y.
+        radii: broadcast to ``(num, shapes)``.
+        colours: broadcast to ``(num, shapes, C)``.
+        hard: no anti-aliasing: a pixel is on if its centre lies within the radius.
+    """
+    rings(frames, centres, radii, -1.0, colours, hard=hard)
+
+
+def rings(
+    frames: np.ndarray,
+    centres: np.ndarray,
+    radii: ArrayLike,
+    inner_radii: ArrayLike,
+    colours: ArrayLike = 255.0,
+    *,
+    hard: bool = False,
+) -> None:
+    """Draw discs with holes in place; a negative inner radius means no hole. Arguments as for ``discs``."""
+    shape = centres.shape[:2]
+    _rings(
+        frames,
+        _full(centres, (*shape, 2)),
+        _full(radii, shape),
+        _full(inner_radii, shape),
+        _full(colours, (*shape, frames.shape[3])),
+        hard,
+    )
+
+
+def capsules(
+    frames: np.ndarray, starts: np.ndarray, ends: np.ndarray, radii: ArrayLike, colours: ArrayLike = 255.0
+) -> None:
+    """Draw rods with round ends in place: all points within ``radii`` of the segments ``starts`` to ``ends``.
+
+    ``starts`` and ``ends`` are ``(num, shapes, 2)``; the other arguments are as for ``discs``.
+    """
+    shape = starts.shape[:2]
+    _capsules(
+        frames,
+        _full(starts, (*shape, 2)),
+        _full(ends, (*shape, 2)),
+        _full(radii, shape),
+        _full(colours, (*shape, frames.shape[3])),
+    )
+
+
+def boxes(frames: np.ndarray, low: np.ndarray, high: np.ndarray, colours: ArrayLike = 255.0) -> None:
+    """Draw axis-parallel boxes in place, from corner ``low`` to corner ``high``, both ``(num, shapes, 2)``."""
+    shape = low.shape[:2]
+    _boxes(frames, _full(low, (*shape, 2)), _full(high, (*shape, 2)), _full(colours, (*shape, frames.shape[3])))
+
+
+def _full(values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    # one memory layout for every caller, so that each kernel is compiled once
+    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype=np.float64), shape))
+
+
+@njit(cache=True)
+def _first(value, count):
+    return min(max(math.floor(value), 0), count)
+
+
+@njit(cache=True)
+def _blend(frame, row, column, coverage, colour):
+    for c in range(frame.shape[2]):
+        old = float(frame[row, column, c])
+        frame[row, column, c] = np.uint8(old + coverage * (colour[c] - old) + 0.5)
+
+
+@njit(cache=True)
+def _clip01(value):
+    return min(max(value, 0.0), 1.0)
+
+
+@njit(cache=True)
+def _rings(frames, centres, radii, inner_radii, colours, hard):
+    height, width = frames.shape[1], frames.shape[2]
+    for n in range(centres.shape[0]):
+        for k in range(centres.shape[1]):
+            x, y, outer, inner = centres[n, k, 0], centres[n, k, 1], radii[n, k], inner_radii[n, k]
+            reach = outer + 0.5
+            for row in range(_first(y - reach - 0.5, height), _first(y + reach + 0.5, height - 1) + 1):
+                dy = row + 0.5 - y
+                for column in range(_first(x - reach - 0.5, width), _first(x + reach + 0.5, width - 1) + 1):
+                    dx = column + 0.5 - x
+                    distance = math.sqrt(dx * dx + dy * dy)
+                    if hard:
+                        coverage = 1.0 if inner <= distance <= outer else 0.0
+                    else:
+                        coverage = _clip01(outer - distance + 0.5) - _clip01(inner - distance + 0.5)
+                    if coverage > 0.0:
+                        _blend(frames[n], row, column, coverage, colours[n, k])
+
+
+@njit(cache=True)
+def _capsules(frames, starts, ends, radii, colours):
+    height, width = frames.shape[1], frames.shape[2]
+    for n in range(starts.shape[0]):
+        for k in range(starts.shape[1]):
+            x, y, radius = starts[n, k, 0], starts[n, k, 1], radii[n, k]
+            along_x, along_y = ends[n, k, 0] - x, ends[n, k, 1] - y
+            squared = along_x * along_x + along_y * along_y
+            reach = radius + 1.0
+            top, bottom = min(y, y + along_y) - reach, max(y, y + along_y) + reach
+            left, right = min(x, x + along_x) - reach, max(x, x + along_x) + reach
+            for row in range(_first(top, height), _first(bottom, height - 1) + 1):
+                dy = row + 0.5 - y
+                for column in range(_first(left, width), _first(right, width - 1) + 1):
+                    dx = column + 0.5 - x
+                    share = _clip01((dx * along_x + dy * along_y) / squared) if squared > 0.0 else 0.0
+                    distance = math.sqrt((dx - share * along_x) ** 2 + (dy - share * along_y) ** 2)
+                    coverage = _clip01(radius - distance + 0.5)
+                    if coverage > 0.0:
+                        _blend(frames[n], row, column, coverage, colours[n, k])
+
+
+@njit(cache=True)
+def _boxes(frames, low, high, colours):
+    height, width = frames.shape[1], frames.shape[2]
+    for n in range(low.shape[0]):
+        for k in range(low.shape[1]):
+            left, top, right, bottom = low[n, k, 0], low[n, k, 1], high[n, k, 0], high[n, k, 1]
+            for row in range(_first(top, height), _first(bottom, height - 1) + 1):
+                share = min(bottom, row + 1.0) - max(top, float(row))
+                for column in range(_first(left, width), _first(right, width - 1) + 1):
+                    coverage = share * (min(right, column + 1.0) - max(left, float(column)))
+                    if share > 0.0 and coverage > 0.0:
+                        _blend(frames[n], row, column, coverage, colours[n, k])
