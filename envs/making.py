@@ -1,0 +1,70 @@
+"""Opening an environment for collection: registered or from a module, ours or anybody's, single or vectorised."""
+
+import difflib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from .manifest import space_to_json
+
+
+def open_environment(env_id: str, env_kwargs: dict[str, Any], max_steps: int | None) -> tuple[Callable, gym.Env]:
+    """(num_envs -> vector environment, one environment to look at)."""
+    kwargs = dict(env_kwargs) if max_steps is None else env_kwargs | {"max_episode_steps": max_steps}
+    try:
+        single = gym.make(env_id, disable_env_checker=True, **kwargs)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"found environment {env_id!r}, but a module cannot be imported: {error}") from error
+    except TypeError as error:
+        raise ValueError(f"{env_id} does not take the arguments {env_kwargs}: {error}") from error
+    except gym.error.Error as error:
+        if not isinstance(error, gym.error.UnregisteredEnv) and type(error) is not gym.error.Error:
+            raise  # a plain Error is a malformed id; anything else is the environment's own
+        near = difflib.get_close_matches(env_id, list(gym.registry), n=4, cutoff=0.4)
+        raise ValueError(
+            f"found environment {env_id!r}, which is not registered. "
+            f"Nearest: {', '.join(near) or 'none'}. Expected an id that `reverie envs` lists, another registered one, "
+            "or module:id, where importing the module registers the id."
+        ) from error
+    # A vector environment of ours takes one seed per environment; Gymnasium's own ones do not.
+    if single.spec.vector_entry_point is not None and hasattr(single.unwrapped, "dynamics"):
+        return lambda num: gym.make_vec(env_id, num, vectorization_mode="vector_entry_point", **kwargs), single
+    return (
+        lambda num: gym.vector.SyncVectorEnv([lambda: gym.make(env_id, disable_env_checker=True, **kwargs)] * num),
+        single,
+    )
+
+
+def check_spaces(env: gym.Env, env_id: str, max_steps: int | None):
+    """(observation space, action space, time limit) of an environment that can be collected from, else ValueError."""
+    obs, action = env.observation_space, env.action_space
+    if not (isinstance(obs, spaces.Box) and obs.dtype == np.uint8 and len(obs.shape) == 3):
+        raise ValueError(
+            f"{env_id} observes {obs}, expected images: a Box of uint8 with shape (H, W, C). Register the environment "
+            "wrapped in gymnasium.wrappers.AddRenderObservation, or give the option that makes it observe pixels."
+        )
+    unit = isinstance(action, spaces.Box) and action.dtype.kind == "f" and (action.low == -1).all()
+    if not (unit and (action.high == 1).all()) and not (isinstance(action, spaces.Discrete) and action.start == 0):
+        raise ValueError(
+            f"{env_id} takes actions in {action}, expected a float Box of [-1, 1] or a Discrete space from 0. "
+            "Register the environment wrapped in gymnasium.wrappers.RescaleAction(env, -1, 1)."
+        )
+    space_to_json(obs)
+    limit = max_steps if max_steps is not None else env.spec.max_episode_steps
+    if limit is None:
+        raise ValueError(f"{env_id} is registered without a time limit, so an episode may never end. Give max_steps.")
+    return obs, action, limit
+
+
+def check_kwargs(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    """What the manifest will say, so that a collection and its resumption compare equal (tuples become lists)."""
+    try:
+        return json.loads(json.dumps(env_kwargs or {}, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"found env_kwargs {env_kwargs}, expected values that JSON can hold, for the manifest records them: {error}"
+        ) from error
