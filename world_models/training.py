@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .base import Loss, WorldModel
 from .batch import Batch
+from .memory_allocator import keep_freed_memory
 from .snapshots import Snapshots
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
@@ -128,6 +129,7 @@ def fit(
 
     if len(data) == 0:
         raise ValueError("training needs at least one window, found an empty dataset")
+    keep_freed_memory()
     accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
     set_seed(config.seed)
     optimizer = torch.optim.Adam(

@@ -1,0 +1,91 @@
+"""Train a world model on a dataset.
+
+The run's folder then holds the model (`config.json`, `model.safetensors`), its settings (`training.json`), one line per
+epoch (`metrics.jsonl`), TensorBoard's files, and snapshots to resume from. Killed? Give the same line again with
+--resume. Several processes: `accelerate launch -m reverie.scripts.cli train ...` or torchrun.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import tyro
+from reverie.world_models.training import TrainingConfig
+
+from . import ui
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie train`."""
+
+    model: tyro.conf.Positional[str]
+    """Registered name: kvae, or one of your own (--import my_module)."""
+    data: Path
+    """Dataset folder, from `reverie collect`."""
+    out: Path
+    """Folder of the run."""
+    resume: bool = False
+    """Go on with the run in `out`, or start it."""
+    length: int = 20
+    """Frames in a training window."""
+    stride: int | None = None
+    """Frames between the starts of two windows; by default they do not overlap."""
+    validation: float = 0.1
+    """Share of the episodes kept aside to look at while training; 0 for none."""
+    set: tuple[str, ...] = ()
+    """Settings of the model, such as `--set z_dim=3 network=mlp likelihood=gaussian`."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How to train."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie train`."""
+    import torch
+    from reverie.envs.dataset import Dataset
+    from reverie.world_models import MODELS
+    from reverie.world_models.checkpoints import build
+    from reverie.world_models.training import fit
+
+    from .spaces import spaces_of
+
+    dataset = Dataset.open(args.data)
+    parts = (dataset,) if args.validation == 0 else dataset.split((1 - args.validation, args.validation), seed=0)
+    torch.manual_seed(args.training.seed)
+    config = _model_config(MODELS.get(args.model), args.set)
+    model = build(args.model, config, spaces_of(parts[0]), source="--set")
+    windows = [part.windows(args.length, args.stride) for part in parts]
+    ui.say(f"{args.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(windows[0]):,} windows")
+    data = {"path": str(args.data), "length": args.length, "stride": args.stride, "validation": args.validation}
+    with ui.progress("training") as advance:
+        history = fit(
+            model, windows[0], args.training, out=args.out, resume=args.resume,
+            validation=windows[1] if len(windows) > 1 else None,
+            extra={"data": data, "manifest": dataset.manifest.to_json() | {"shards": []}},
+            on_step=lambda step, total, loss: advance(total=total, completed=step, loss=f"{loss:.3f}"),
+        )  # fmt: skip
+    rows = [(name, f"{value:.4g}") for name, value in history[-1].items()]
+    ui.table(("last epoch", "value"), rows, title=str(args.out))
+
+
+def _model_config(model: type | None, settings: tuple[str, ...]) -> dict:
+    """`("z_dim=3", "network=mlp")` -> values of the types that the config's fields have."""
+    if model is None:
+        return {}  # `build` names the models that there are
+    defaults = {item.name: getattr(model.Config(), item.name) for item in dataclasses.fields(model.Config)}
+    values = {}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes name=value, found {setting!r}")
+        if isinstance(defaults.get(name), str):
+            values[name] = text
+            continue
+        try:
+            values[name] = json.loads(text)
+        except json.JSONDecodeError:
+            raise ValueError(f"--set {setting}: {text!r} is not a number, a list or true/false") from None
+    return values
