@@ -18,10 +18,11 @@ def say(message: str) -> None:
 
 @contextmanager
 def progress(description: str, total: int | None = None) -> Iterator[Callable[..., None]]:
-    """A progress bar over ``total`` steps (None: unknown).
+    """A progress bar over ``total`` steps (None: not known yet).
 
-    Yields ``advance(steps=1, **notes)``: call it after every piece of work; notes such as ``loss=1.2`` are shown behind
-    the bar. Without a terminal a plain line appears every ten seconds and at the end.
+    Yields ``advance(steps=1, *, completed=None, total=None, **notes)``: call it after every piece of work, with the steps
+    it took or with how many are ``completed`` by now. Notes such as ``loss=1.2`` are shown behind the bar. Without a
+    terminal a plain line appears every ten seconds and at the end.
 
         with progress("training", total=100) as advance:
             for batch in batches:
@@ -48,8 +49,9 @@ def _bar(description: str, total: int | None) -> Iterator[Callable[..., None]]:
     with rp.Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(description, total=total, notes="")
 
-        def advance(steps: int = 1, **notes: object) -> None:
-            bar.update(task, advance=steps, notes=_notes(notes))
+        def advance(steps: int = 1, *, completed: int | None = None, total: int | None = None, **notes: object) -> None:
+            moved = {"advance": steps} if completed is None else {"completed": completed}
+            bar.update(task, total=total, notes=_notes(notes), **moved)
 
         yield advance
 
@@ -57,15 +59,16 @@ def _bar(description: str, total: int | None) -> Iterator[Callable[..., None]]:
 @contextmanager
 def _lines(description: str, total: int | None) -> Iterator[Callable[..., None]]:
     start = shown = time.monotonic()
-    done, last = 0, ""
+    done, goal, last = 0, total, ""
 
     def line() -> str:
-        of = f"/{total}" if total is not None else ""
+        of = f"/{goal}" if goal is not None else ""
         return f"{description}: {done}{of} in {time.monotonic() - start:.0f} s {last}".rstrip()
 
-    def advance(steps: int = 1, **notes: object) -> None:
-        nonlocal done, shown, last
-        done, last = done + steps, _notes(notes)
+    def advance(steps: int = 1, *, completed: int | None = None, total: int | None = None, **notes: object) -> None:
+        nonlocal done, goal, shown, last
+        done, last = done + steps if completed is None else completed, _notes(notes)
+        goal = goal if total is None else total
         if time.monotonic() - shown >= PLAIN_SECONDS:
             shown = time.monotonic()
             say(line())

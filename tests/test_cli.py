@@ -206,8 +206,23 @@ def test_plain_table(capsys):
         ui.table(("name", "value"), [("a", 1, 2)])
 
 
-def test_plain_progress(capsys):
+def test_plain_progress(capsys, monkeypatch):
     with ui.progress("working", total=4) as advance:
         advance(3, loss=0.123456)
         advance()
     assert capsys.readouterr().err == "working: 4/4 in 0 s\n"
+    monkeypatch.setattr(ui, "PLAIN_SECONDS", 0.0)
+    with ui.progress("working") as advance:
+        advance(total=7, completed=5, loss=0.123456, stage="one")
+    assert capsys.readouterr().err == "working: 5/7 in 0 s loss 0.1235  stage one\n" * 2
+
+
+def test_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "120")
+    with ui.progress("working") as advance:
+        advance(total=7, completed=5)
+        advance(2, loss=0.5)
+    shown = capsys.readouterr().err
+    assert "working" in shown and "7/7" in shown and "loss 0.5" in shown
