@@ -44,11 +44,12 @@ class Dataset:
     Attributes:
         path: the folder.
         manifest: what it holds and how it was made, see `Manifest`.
+        numbers: (num_episodes,) int64, which episodes of the folder these are.
         lengths: (num_episodes,) int64, actions per episode; an episode has one frame more.
     """
 
     def __init__(self, path: Path, manifest: Manifest, index: np.ndarray, *, verify: bool):
-        self.path, self.manifest, self._index, self._verify = path, manifest, index, verify
+        self.path, self.manifest, self.numbers, self._verify = path, manifest, index, verify
         lengths = [np.asarray(shard.lengths, np.int64) for shard in manifest.shards]
         first_frames = np.concatenate([np.cumsum(n + 1) - (n + 1) for n in lengths])
         first_actions = np.concatenate([np.cumsum(n) - n for n in lengths])
@@ -76,7 +77,7 @@ class Dataset:
 
     @property
     def num_episodes(self) -> int:
-        return len(self._index)
+        return len(self.numbers)
 
     @property
     def num_steps(self) -> int:
@@ -121,7 +122,7 @@ class Dataset:
         Raises:
             ValueError: none is left.
         """
-        index = self._index[episodes if isinstance(episodes, slice) else np.asarray(episodes, dtype=np.int64)]
+        index = self.numbers[episodes if isinstance(episodes, slice) else np.asarray(episodes, dtype=np.int64)]
         if not len(index):
             raise ValueError(f"found a selection of no episode of {self.path}, expected at least one")
         return Dataset(self.path, self.manifest, index, verify=self._verify)
@@ -197,7 +198,7 @@ class Dataset:
 
     def locate(self, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Shard, first row in frames, first row in actions, and length of these episodes, each (N,) int64."""
-        rows = self._index[episodes]
+        rows = self.numbers[episodes]
         return tuple(column[rows] for column in self._table)
 
     def shard(self, index: int) -> dict[str, np.ndarray]:

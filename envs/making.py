@@ -9,8 +9,6 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from .manifest import space_to_json
-
 
 def open_environment(env_id: str, env_kwargs: dict[str, Any], max_steps: int | None) -> tuple[Callable, gym.Env]:
     """(num_envs -> vector environment, one environment to look at)."""
@@ -39,25 +37,30 @@ def open_environment(env_id: str, env_kwargs: dict[str, Any], max_steps: int | N
     )
 
 
-def check_spaces(env: gym.Env, env_id: str, max_steps: int | None):
-    """(observation space, action space, time limit) of an environment that can be collected from, else ValueError."""
-    obs, action = env.observation_space, env.action_space
-    if not (isinstance(obs, spaces.Box) and obs.dtype == np.uint8 and len(obs.shape) == 3):
+def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
+    """Raise ValueError unless frames are uint8 images and actions a Box of [-1, 1] or a Discrete space from 0."""
+    if not (isinstance(observation, spaces.Box) and observation.dtype == np.uint8 and len(observation.shape) == 3):
         raise ValueError(
-            f"{env_id} observes {obs}, expected images: a Box of uint8 with shape (H, W, C). Register the environment "
-            "wrapped in gymnasium.wrappers.AddRenderObservation, or give the option that makes it observe pixels."
+            f"{name} observes {observation}, expected images: a Box of uint8 with shape (H, W, C). "
+            "Wrap it in gymnasium.wrappers.AddRenderObservation, or give the option that makes it observe pixels."
         )
-    unit = isinstance(action, spaces.Box) and action.dtype.kind == "f" and (action.low == -1).all()
-    if not (unit and (action.high == 1).all()) and not (isinstance(action, spaces.Discrete) and action.start == 0):
+    box = isinstance(action, spaces.Box) and action.dtype.kind == "f"
+    unit = box and (action.low == -1).all() and (action.high == 1).all()
+    if not unit and not (isinstance(action, spaces.Discrete) and action.start == 0):
         raise ValueError(
-            f"{env_id} takes actions in {action}, expected a float Box of [-1, 1] or a Discrete space from 0. "
-            "Register the environment wrapped in gymnasium.wrappers.RescaleAction(env, -1, 1)."
+            f"{name} takes actions in {action}, expected a float Box of [-1, 1] or a Discrete space from 0. "
+            "Wrap it in gymnasium.wrappers.RescaleAction(env, -1, 1)."
         )
-    space_to_json(obs)
+
+
+def time_limit(env: gym.Env, max_steps: int | None) -> int:
+    """The caller's limit, or the registered one; ValueError where there is neither."""
     limit = max_steps if max_steps is not None else env.spec.max_episode_steps
     if limit is None:
-        raise ValueError(f"{env_id} is registered without a time limit, so an episode may never end. Give max_steps.")
-    return obs, action, limit
+        raise ValueError(
+            f"{env.spec.id} is registered without a time limit, so an episode may never end. Give max_steps."
+        )
+    return limit
 
 
 def check_kwargs(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:

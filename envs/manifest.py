@@ -1,6 +1,7 @@
 """The manifest of a dataset: `manifest.json`, which says what the shards hold and how they were made."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from .shards import DatasetError, write_atomically
+from .shards import DatasetError, shard_name, write_atomically, write_shard
 
 FORMAT = "reverie-dataset"
 FORMAT_VERSION = 1
@@ -58,9 +59,6 @@ class Manifest:
         """Actions in all episodes; there are num_steps + num_episodes frames."""
         return sum(sum(shard.lengths) for shard in self.shards)
 
-    def with_shard(self, entry: ShardEntry) -> "Manifest":
-        return replace(self, shards=(*self.shards, entry))
-
     def differences(self, other: "Manifest") -> list[str]:
         """Settings in which two datasets differ, one phrase each; shards and versions are not settings."""
         mine, theirs = self.to_json(), other.to_json()
@@ -81,6 +79,23 @@ class Manifest:
         """Write atomically into `folder`."""
         text = json.dumps(self.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(folder / FILE_NAME, text.encode())
+
+
+def append_shard(folder: Path, manifest: Manifest, episodes: Sequence[Mapping[str, np.ndarray]]) -> Manifest:
+    """Write the next shard, then the manifest that lists it, which is returned.
+
+    `episodes` hold the arrays that `shards.py` describes. A process killed in between leaves the old dataset intact.
+
+    Raises:
+        OSError: the disk is full or cannot be written.
+    """
+    name = shard_name(len(manifest.shards))
+    arrays = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
+    sha256, size = write_shard(folder / name, arrays)
+    lengths = tuple(len(episode["rewards"]) for episode in episodes)
+    manifest = replace(manifest, shards=(*manifest.shards, ShardEntry(name, sha256, size, lengths)))
+    manifest.write(folder)
+    return manifest
 
 
 def reverie_version() -> str:
@@ -113,10 +128,15 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: format version {record.get('format_version')!r}, and reverie {reverie_version()} reads version "
             f"{FORMAT_VERSION}. Install the reverie that made it ({record.get('reverie_version', 'unknown')})."
         )
-    return _from_json(path, record)
+    return manifest_from_json(path, record)
 
 
-def _from_json(path: Path, record: dict[str, Any]) -> Manifest:
+def manifest_from_json(path: Path | str, record: dict[str, Any]) -> Manifest:
+    """The inverse of `Manifest.to_json`; `path` names the source in errors.
+
+    Raises:
+        DatasetError: an entry is missing, of the wrong type, or contradicts another.
+    """
     try:
         values = {field.name: record[field.name] for field in fields(Manifest)}
         values["observation_space"] = space_from_json(record["observation_space"])
@@ -141,7 +161,7 @@ def _from_json(path: Path, record: dict[str, Any]) -> Manifest:
     return manifest
 
 
-def _damaged(path: Path, reason: str) -> DatasetError:
+def _damaged(path: Path | str, reason: str) -> DatasetError:
     return DatasetError(f"{path}: damaged: {reason}. Restore the file, or collect the dataset again in a new folder.")
 
 

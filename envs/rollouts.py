@@ -16,11 +16,11 @@ import numpy as np
 from gymnasium import spaces
 
 from .dataset import Dataset
-from .making import check_kwargs, check_spaces, open_environment
-from .manifest import FILE_NAME, Manifest, ShardEntry, read_manifest, reverie_version
+from .making import check_kwargs, check_spaces, open_environment, time_limit
+from .manifest import FILE_NAME, Manifest, append_shard, read_manifest, reverie_version
 from .policies import POLICIES
 from .seeds import EpisodeGenerators, EpisodeSeeds
-from .shards import DatasetError, check_size, shard_name, write_shard
+from .shards import DatasetError, check_size
 
 _SHARD_BYTES = 64 * 2**20  # of frames: large enough that a batch touches few shards, small enough to hold in memory
 
@@ -79,7 +79,8 @@ def collect(
     env_id, env_kwargs = env_id.removeprefix("reverie.envs:"), check_kwargs(env_kwargs)
     make_vector, single = open_environment(env_id, env_kwargs, max_steps)
     with _closing(single):
-        observation_space, action_space, limit = check_spaces(single, env_id, max_steps)
+        check_spaces(env_id, single.observation_space, single.action_space)
+        limit = time_limit(single, max_steps)
         policy, settings = _resolve_policy(policy, single)
     with _closing(make_vector(num_envs)) as vector:
         seeds = EpisodeSeeds(seed)
@@ -88,13 +89,13 @@ def collect(
             env_id=env_id,
             env_kwargs=env_kwargs,
             max_steps=limit,
-            observation_space=observation_space,
-            action_space=action_space,
+            observation_space=single.observation_space,
+            action_space=single.action_space,
             seed=seed,
             policy=settings,
             state_dim=state_dim,
             infos=infos,
-            shard_episodes=shard_episodes or _default_shard_episodes(observation_space, limit),
+            shard_episodes=shard_episodes or default_shard_episodes(single.observation_space, limit),
             source={},
             reverie_version=reverie_version(),
         )
@@ -122,18 +123,7 @@ def _run(path, manifest, vector, policy, seeds, episodes, advance) -> None:
         finished = first + num >= episodes
         while len(pending) >= manifest.shard_episodes or (finished and pending):
             shard, pending = pending[: manifest.shard_episodes], pending[manifest.shard_episodes :]
-            manifest = _append_shard(path, manifest, shard)
-
-
-def _append_shard(path: Path, manifest: Manifest, episodes: list[dict[str, np.ndarray]]) -> Manifest:
-    """Write a shard, then the manifest that lists it: a process killed in between leaves the old dataset intact."""
-    name = shard_name(len(manifest.shards))
-    arrays = {key: np.concatenate([episode[key] for episode in episodes]) for key in episodes[0]}
-    sha256, size = write_shard(path / name, arrays)
-    lengths = tuple(len(episode["rewards"]) for episode in episodes)
-    manifest = manifest.with_shard(ShardEntry(name, sha256, size, lengths))
-    manifest.write(path)
-    return manifest
+            manifest = append_shard(path, manifest, shard)
 
 
 def _rollout(vector, policy, seeds, rng, manifest, keep) -> list[dict[str, np.ndarray]]:
@@ -244,7 +234,8 @@ def _check_counts(**counts: int | None) -> None:
             raise ValueError(f"found {name}={value!r}, expected an integer of at least 1")
 
 
-def _default_shard_episodes(space: spaces.Box, limit: int) -> int:
+def default_shard_episodes(space: spaces.Box, limit: int) -> int:
+    """As many episodes as have 64 MiB of frames."""
     return int(np.clip(_SHARD_BYTES // ((limit + 1) * int(np.prod(space.shape))), 1, 4096))
 
 

@@ -56,7 +56,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             raise OSError(
                 error.errno,
                 f"the disk is full: {len(data) / 2**20:.1f} MiB did not fit. Nothing that was saved before is lost. "
-                "Free some space and run the same command again: it goes on after the last saved shard",
+                "Free some space and run the same command again",
                 str(path),
             ) from error
         raise

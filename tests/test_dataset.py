@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from reverie.envs.dataset import Dataset
-from reverie.envs.manifest import FILE_NAME, Manifest, ShardEntry, read_manifest, space_from_json, space_to_json
+from reverie.envs.manifest import FILE_NAME, Manifest, append_shard, read_manifest, space_from_json, space_to_json
 from reverie.envs.shards import DatasetError, map_shard, shard_name, write_shard
 
 LENGTHS = ((7, 3), (1, 5, 12), (7,))  # actions per episode, shard by shard
@@ -53,12 +53,9 @@ def write_dataset(folder, discrete=False):
     folder.mkdir()
     episodes = make_episodes(discrete)
     rest = list(episodes)
-    for i, lengths in enumerate(LENGTHS):
+    for lengths in LENGTHS:
         part, rest = rest[: len(lengths)], rest[len(lengths) :]
-        arrays = {key: np.concatenate([episode[key] for episode in part]) for key in part[0]}
-        sha256, size = write_shard(folder / shard_name(i), arrays)
-        manifest = manifest.with_shard(ShardEntry(shard_name(i), sha256, size, lengths))
-    manifest.write(folder)
+        manifest = append_shard(folder, manifest, part)
     return folder, episodes
 
 
