@@ -108,6 +108,7 @@ class BouncingBallDynamics(Dynamics):
         self.observation_space = spaces.Box(0, 255, (params.size, params.size, 1), np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (2 if params.controlled else 1,), np.float32)
         self.exploration_policy = "drift" if params.controlled else "zero"
+        self._fixed_goal = None if params.goal is None else np.array(params.goal)
         self._normals, self._offsets = half_planes(params.corners, params.radius)
 
     def initial(self, rng: np.random.Generator) -> np.ndarray:
@@ -135,13 +136,13 @@ class BouncingBallDynamics(Dynamics):
         return math.exp(-params.drag * params.dt) * velocity + params.dt * params.max_thrust * action.astype(np.float64)
 
     def reward(self, state: np.ndarray, action: np.ndarray, next_state: np.ndarray) -> np.ndarray:
-        distance = next_state[:, :2] - self.goal(next_state)[:, :2]
-        return np.exp(-0.5 * (distance**2).sum(-1) / self.params.goal_scale**2)
+        off = next_state[:, :2] - self._goal_position(next_state)
+        return np.exp(-0.5 / self.params.goal_scale**2 * (off[:, 0] ** 2 + off[:, 1] ** 2))
 
     def goal(self, state: np.ndarray) -> np.ndarray:
         """The ball at rest at the goal."""
         goal = np.zeros_like(state)
-        goal[:, :2] = state[:, 4:6] if self.params.goal is None else self.params.goal
+        goal[:, :2] = self._goal_position(state)
         goal[:, 4:] = state[:, 4:]
         return goal
 
@@ -152,7 +153,7 @@ class BouncingBallDynamics(Dynamics):
         if params.draw_walls:
             self._draw_walls(frames, scale, binary)
         if params.draw_goal or params.goal is None:
-            goal = _to_image(self.goal(state)[:, :2], size)[:, None]
+            goal = _to_image(self._goal_position(state), size)[:, None]
             radius = scale * params.radius
             rings(frames, goal, radius, radius - scale, 255.0 if binary else GOAL_GREY, hard=binary)
         centre = _to_image(state[:, :2], size)[:, None]
@@ -166,7 +167,7 @@ class BouncingBallDynamics(Dynamics):
 
     def check_state(self, state: np.ndarray) -> None:
         reach = self.params.low + self.params.radius, self.params.high - self.params.radius
-        centres = np.concatenate([state[:, :2], self.goal(state)[:, :2]], axis=-1)
+        centres = np.concatenate([state[:, :2], self._goal_position(state)], axis=-1)
         if ((centres < reach[0]) | (centres > reach[1])).any():
             raise ValueError(f"a ball or goal is outside of [{reach[0]}, {reach[1]}], where a centre can be: {state}")
 
@@ -182,6 +183,11 @@ class BouncingBallDynamics(Dynamics):
         params = self.params
         position = params.middle + params.start_deviation * rng.standard_normal(2)
         return np.clip(position, params.margin, 2.0 * params.middle - params.margin)
+
+    def _goal_position(self, state: np.ndarray) -> np.ndarray:
+        if self._fixed_goal is None:
+            return state[:, 4:6]
+        return np.broadcast_to(self._fixed_goal, (len(state), 2))
 
     def _rebuild_and_step(self, state: np.ndarray, action: np.ndarray) -> np.ndarray:
         following, simulator = np.empty_like(state), self.make_simulator()
@@ -257,5 +263,6 @@ class BouncingBallVectorEnv(PixelVectorEnv):
 
 def _to_image(position: np.ndarray, size: int) -> np.ndarray:
     """World coordinates, y up, to image coordinates, y down."""
-    scale = size / WORLD
-    return np.stack([scale * position[:, 0], size - scale * position[:, 1]], axis=-1)
+    image = size / WORLD * position
+    image[:, 1] = size - image[:, 1]
+    return image

@@ -76,7 +76,9 @@ def boxes(frames: np.ndarray, low: np.ndarray, high: np.ndarray, colours: ArrayL
 
 def _full(values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     # one memory layout for every caller, so that each kernel is compiled once
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(values, dtype=np.float64), shape))
+    full = np.empty(shape)
+    full[...] = values
+    return full
 
 
 @njit(cache=True)
@@ -85,10 +87,10 @@ def _first(value, count):
 
 
 @njit(cache=True)
-def _blend(frame, row, column, coverage, colour):
-    for c in range(frame.shape[2]):
-        old = float(frame[row, column, c])
-        frame[row, column, c] = np.uint8(old + coverage * (colour[c] - old) + 0.5)
+def _blend(frames, colours, n, k, row, column, coverage):
+    for c in range(frames.shape[3]):
+        old = float(frames[n, row, column, c])
+        frames[n, row, column, c] = np.uint8(old + coverage * (colours[n, k, c] - old) + 0.5)
 
 
 @njit(cache=True)
@@ -97,23 +99,35 @@ def _clip01(value):
 
 
 @njit(cache=True)
+def _covered(squared, radius, hard):
+    """Share of a pixel, at this squared distance from the middle, that a disc covers."""
+    if radius < 0.0:
+        return 0.0
+    if hard:
+        return 1.0 if squared <= radius * radius else 0.0
+    if squared >= (radius + 0.5) ** 2:
+        return 0.0
+    if radius >= 0.5 and squared <= (radius - 0.5) ** 2:
+        return 1.0  # most pixels: without a square root
+    return _clip01(radius - math.sqrt(squared) + 0.5)
+
+
+@njit(cache=True)
 def _rings(frames, centres, radii, inner_radii, colours, hard):
     height, width = frames.shape[1], frames.shape[2]
     for n in range(centres.shape[0]):
         for k in range(centres.shape[1]):
             x, y, outer, inner = centres[n, k, 0], centres[n, k, 1], radii[n, k], inner_radii[n, k]
-            reach = outer + 0.5
-            for row in range(_first(y - reach - 0.5, height), _first(y + reach + 0.5, height - 1) + 1):
+            reach = outer + 1.0
+            left, right = _first(x - reach, width), _first(x + reach, width - 1)
+            for row in range(_first(y - reach, height), _first(y + reach, height - 1) + 1):
                 dy = row + 0.5 - y
-                for column in range(_first(x - reach - 0.5, width), _first(x + reach + 0.5, width - 1) + 1):
+                for column in range(left, right + 1):
                     dx = column + 0.5 - x
-                    distance = math.sqrt(dx * dx + dy * dy)
-                    if hard:
-                        coverage = 1.0 if inner <= distance <= outer else 0.0
-                    else:
-                        coverage = _clip01(outer - distance + 0.5) - _clip01(inner - distance + 0.5)
+                    squared = dx * dx + dy * dy
+                    coverage = _covered(squared, outer, hard) - _covered(squared, inner, hard)
                     if coverage > 0.0:
-                        _blend(frames[n], row, column, coverage, colours[n, k])
+                        _blend(frames, colours, n, k, row, column, coverage)
 
 
 @njit(cache=True)
@@ -123,19 +137,21 @@ def _capsules(frames, starts, ends, radii, colours):
         for k in range(starts.shape[1]):
             x, y, radius = starts[n, k, 0], starts[n, k, 1], radii[n, k]
             along_x, along_y = ends[n, k, 0] - x, ends[n, k, 1] - y
-            squared = along_x * along_x + along_y * along_y
+            length = along_x * along_x + along_y * along_y
+            per_length = 1.0 / length if length > 0.0 else 0.0
             reach = radius + 1.0
-            top, bottom = min(y, y + along_y) - reach, max(y, y + along_y) + reach
             left, right = min(x, x + along_x) - reach, max(x, x + along_x) + reach
+            top, bottom = min(y, y + along_y) - reach, max(y, y + along_y) + reach
+            first, last = _first(left, width), _first(right, width - 1)
             for row in range(_first(top, height), _first(bottom, height - 1) + 1):
                 dy = row + 0.5 - y
-                for column in range(_first(left, width), _first(right, width - 1) + 1):
+                for column in range(first, last + 1):
                     dx = column + 0.5 - x
-                    share = _clip01((dx * along_x + dy * along_y) / squared) if squared > 0.0 else 0.0
-                    distance = math.sqrt((dx - share * along_x) ** 2 + (dy - share * along_y) ** 2)
-                    coverage = _clip01(radius - distance + 0.5)
+                    share = _clip01((dx * along_x + dy * along_y) * per_length)
+                    off_x, off_y = dx - share * along_x, dy - share * along_y
+                    coverage = _covered(off_x * off_x + off_y * off_y, radius, False)
                     if coverage > 0.0:
-                        _blend(frames[n], row, column, coverage, colours[n, k])
+                        _blend(frames, colours, n, k, row, column, coverage)
 
 
 @njit(cache=True)
@@ -149,4 +165,4 @@ def _boxes(frames, low, high, colours):
                 for column in range(_first(left, width), _first(right, width - 1) + 1):
                     coverage = share * (min(right, column + 1.0) - max(left, float(column)))
                     if share > 0.0 and coverage > 0.0:
-                        _blend(frames[n], row, column, coverage, colours[n, k])
+                        _blend(frames, colours, n, k, row, column, coverage)
