@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import reference
+from . import accelerated, reference
 from .problem import Filtered, Smoothed, prepare, require_finite, with_time
 
 
@@ -54,7 +54,8 @@ def filter(
         TypeError: for a mask that is not boolean or mixed floating-point types.
     """
     problem = prepare(y, A, C, Q, R, m0, P0, B, controls, mask)
-    filtered = reference.filter(problem)
+    backend = accelerated if accelerated.suits(*problem.tensors(), problem.mask) else reference
+    filtered = backend.filter(problem)
     require_finite(problem, filtered.log_evidence)
     return filtered
 
@@ -67,7 +68,10 @@ def smooth(filtered: Filtered, A: Tensor, Q: Tensor) -> Smoothed:
     """
     steps, z_dim = filtered.mean.shape[-2:]
     A, Q = with_time("A", A, steps, z_dim, z_dim), with_time("Q", Q, steps, z_dim, z_dim)
-    return reference.smooth(filtered, A, Q)
+    tensors = (*filtered[:4], A, Q)
+    differentiable = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    backend = accelerated if accelerated.suits(*tensors) and not differentiable else reference
+    return backend.smooth(filtered, A, Q)
 
 
 def log_evidence(
@@ -85,9 +89,13 @@ def log_evidence(
 ) -> Tensor:
     """log p(y_{1:T}) in nats, (*batch,): the observed entries only. Arguments and errors as `filter`."""
     problem = prepare(y, A, C, Q, R, m0, P0, B, controls, mask)
-    evidence = reference.filter(problem).log_evidence
-    require_finite(problem, evidence)
-    return evidence.sum(-1)
+    if accelerated.suits(*problem.tensors(), problem.mask):
+        total, per_step = accelerated.log_evidence(problem)
+    else:
+        per_step = reference.filter(problem).log_evidence
+        total = per_step.sum(-1)
+    require_finite(problem, per_step)
+    return total
 
 
 def sample_posterior(

@@ -177,14 +177,26 @@ def control_offset(B: Tensor | None, controls: Tensor | None, steps: int, z_dim:
     return (B @ controls.unsqueeze(-1)).squeeze(-1)
 
 
+def is_concrete(tensor: Tensor) -> bool:
+    """Whether values can be looked at for free: on the CPU, and not a wrapper of `torch.func` or of tracing, which has
+    no memory of its own."""
+    if tensor.device.type != "cpu":
+        return False
+    try:
+        tensor.data_ptr()
+    except RuntimeError:
+        return False
+    return True
+
+
 def require_finite(problem: Problem, log_evidence: Tensor) -> None:
-    """Explain a log-evidence (*batch, T) that is not finite. Looks at CPU tensors only: elsewhere it would stall the
-    queue of kernels, and the NaN stays visible in the result.
+    """Explain a log-evidence (*batch, T) that is not finite. Looks at concrete tensors only: on an accelerator it would
+    stall the queue of kernels, and the NaN stays visible in the result.
 
     Raises:
         ValueError: for NaN in observed entries of y, or a covariance that is not positive definite.
     """
-    if log_evidence.device.type != "cpu" or bool(torch.isfinite(log_evidence).all()):
+    if not is_concrete(log_evidence) or bool(torch.isfinite(log_evidence).all()):
         return
     bad = ~torch.isfinite(problem.y)
     if problem.mask is not None:

@@ -74,12 +74,12 @@ def hide(y: Tensor, C: Tensor, R: Tensor, mask: Tensor | None) -> tuple[Tensor, 
 def filter(problem: Problem) -> Filtered:
     """The filter over all steps; see `Filtered` for shapes."""
     batch, steps = problem.batch_shape, problem.steps
-    y, C, R, constant = hide(problem.y, problem.C, problem.R, problem.mask)
+    y, C, R, constant = hide(problem.y, problem.C, symmetrise(problem.R), problem.mask)
     y_t, C_t, R_t = y.unbind(-2), _unbind(C, steps), _unbind(R, steps)
     A_t, Q_t = _unbind(problem.A, steps), _unbind(problem.Q, steps)
     offset_t = (None,) * steps if problem.offset is None else problem.offset.unbind(-2)
     mean = problem.m0.expand(*batch, problem.z_dim)
-    cov = problem.P0.expand(*batch, problem.z_dim, problem.z_dim)
+    cov = symmetrise(problem.P0).expand(*batch, problem.z_dim, problem.z_dim)
     means, covs, predicted_means, predicted_covs, evidences = [], [], [], [], []
     for t in range(steps):
         if t > 0:
@@ -177,9 +177,13 @@ def _correlation(cov: Tensor) -> tuple[Tensor, Tensor]:
     """Standard deviations (1 where the variance is 0) and the correlation matrix with a ridge of a few roundings."""
     variance = cov.diagonal(dim1=-2, dim2=-1)
     scale = torch.where(variance > 0, variance, 1.0).sqrt()
-    ridge = 2 * cov.shape[-1] * torch.finfo(cov.dtype).eps
     eye = torch.eye(cov.shape[-1], dtype=cov.dtype, device=cov.device)
-    return scale, cov / (scale.unsqueeze(-1) * scale.unsqueeze(-2)) + ridge * eye
+    return scale, cov / (scale.unsqueeze(-1) * scale.unsqueeze(-2)) + ridge(cov) * eye
+
+
+def ridge(like: Tensor) -> float:
+    """What is added to the diagonal of a correlation matrix of the size and type of `like` (..., z)."""
+    return 2 * like.shape[-1] * torch.finfo(like.dtype).eps
 
 
 def _unbind(matrix: Tensor, steps: int) -> tuple[Tensor, ...]:
