@@ -63,11 +63,15 @@ def time_limit(env: gym.Env, max_steps: int | None) -> int:
     return limit
 
 
-def check_kwargs(env_kwargs: dict[str, Any] | None) -> dict[str, Any]:
-    """What the manifest will say, so that a collection and its resumption compare equal (tuples become lists)."""
+def as_json(what: str, record: dict[str, Any]) -> dict[str, Any]:
+    """`record` as the manifest will give it back (tuples become lists), so that a resumption compares equal.
+
+    Raises:
+        ValueError: JSON cannot hold it; `what` names it.
+    """
     try:
-        return json.loads(json.dumps(env_kwargs or {}, allow_nan=False))
+        return json.loads(json.dumps(record, allow_nan=False))
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"found env_kwargs {env_kwargs}, expected values that JSON can hold, for the manifest records them: {error}"
+            f"found {what} {record}, expected values that JSON can hold, for the manifest records them: {error}"
         ) from error

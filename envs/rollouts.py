@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .dataset import Dataset
-from .making import check_kwargs, check_spaces, open_environment, time_limit
+from .making import as_json, check_spaces, open_environment, time_limit
 from .manifest import FILE_NAME, Manifest, append_shard, read_manifest, reverie_version
 from .policies import POLICIES
 from .seeds import EpisodeGenerators, EpisodeSeeds
@@ -76,7 +76,7 @@ def collect(
     _check_counts(episodes=episodes, num_envs=num_envs, max_steps=max_steps, shard_episodes=shard_episodes)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"found seed {seed!r}, expected an integer of at least 0")
-    env_id, env_kwargs = env_id.removeprefix("reverie.envs:"), check_kwargs(env_kwargs)
+    env_id, env_kwargs = env_id.removeprefix("reverie.envs:"), as_json("env_kwargs", env_kwargs or {})
     make_vector, single = open_environment(env_id, env_kwargs, max_steps)
     with _closing(single):
         check_spaces(env_id, single.observation_space, single.action_space)
@@ -207,7 +207,7 @@ def _resolve_policy(policy: str | Policy | None, env) -> tuple[Policy, dict[str,
     if policy is None:
         policy = getattr(env.unwrapped, "exploration_policy", "uniform")
     if not isinstance(policy, str):
-        return policy, getattr(policy, "settings", {"name": type(policy).__name__})
+        return policy, as_json("policy settings", getattr(policy, "settings", {"name": type(policy).__name__}))
     if policy not in POLICIES:
         raise ValueError(f"found policy {policy!r}, expected one of {', '.join(sorted(POLICIES))}")
     return POLICIES[policy](env.action_space), {"name": policy}

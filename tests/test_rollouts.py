@@ -27,7 +27,7 @@ class Scripted:
     """Draws from the generators of the episodes, and counts steps, so that a wrong reset or generator shows."""
 
     def __init__(self, size=2):
-        self.settings = {"name": "scripted", "size": size}
+        self.settings = {"name": "scripted", "shape": (size,)}  # a tuple: JSON gives back a list
         self.size = size
 
     def reset(self, mask, rng):

@@ -1,0 +1,96 @@
+"""Collect episodes of an environment into a dataset, or go on with one that was stopped: give the same line again.
+
+ENV is a registered id, module:id, or minari:ID for a Minari dataset of this machine. The folder then holds a manifest
+and shards with checksums; `--episodes` may grow later.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from . import ui
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie collect`."""
+
+    env: tyro.conf.Positional[str]
+    """Environment: an id of `reverie envs`, any other registered one, module:id, or minari:ID."""
+    out: Path
+    """Folder of the dataset."""
+    episodes: int | None = None
+    """How many episodes the dataset shall hold in the end."""
+    policy: str | None = None
+    """Who acts: the name of an exploration policy. Default: the environment's own."""
+    seed: int = 0
+    """With the number of an episode, settles it."""
+    num_envs: int = 16
+    """Environments stepped at once."""
+    size: int | None = None
+    """Pixels per side, for environments with that option."""
+    env_kwargs: str = "{}"
+    """Further options of the environment, as JSON: '{"variant": "dvbf"}'."""
+    max_steps: int | None = None
+    """Time limit of an episode, instead of the environment's own."""
+    shard_episodes: int | None = None
+    """Episodes per file; by default as many as have 64 MiB of frames."""
+    minari: str | None = None
+    """Also write the dataset to Minari under this id, namespace/name-v0."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie collect`."""
+    if args.env.startswith("minari:"):
+        from reverie.envs.minari import import_minari
+
+        dataset = import_minari(args.env.removeprefix("minari:"), args.out)
+    else:
+        dataset = _collect(args)
+    returns = [float(episode.rewards.sum()) for episode in dataset.episodes()]
+    rows = [
+        ("episodes", len(dataset)),
+        ("frames", dataset.num_steps + len(dataset)),
+        ("mean length", dataset.num_steps / len(dataset)),
+        ("mean return", sum(returns) / len(returns)),
+        ("policy", dataset.manifest.policy["name"]),
+        ("MiB", sum(shard.bytes for shard in dataset.manifest.shards) / 2**20),
+    ]
+    ui.table((str(args.out), dataset.manifest.env_id), rows)
+    if args.minari is not None:
+        from reverie.envs.minari import export_minari
+
+        ui.say(f"written to Minari: {export_minari(dataset, args.minari).spec.data_path}")
+
+
+def _collect(args: Args):
+    from reverie.envs.rollouts import collect
+
+    if args.episodes is None:
+        raise ValueError("found no number of episodes, expected --episodes N")
+    with ui.progress(f"collect {args.env}", total=args.episodes) as advance:
+        return collect(
+            args.env,
+            args.out,
+            episodes=args.episodes,
+            seed=args.seed,
+            policy=args.policy,
+            num_envs=args.num_envs,
+            env_kwargs=_env_kwargs(args),
+            max_steps=args.max_steps,
+            shard_episodes=args.shard_episodes,
+            progress=lambda episodes, frames: advance(episodes),
+        )
+
+
+def _env_kwargs(args: Args) -> dict[str, Any]:
+    try:
+        kwargs = json.loads(args.env_kwargs)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"--env-kwargs {args.env_kwargs}: not JSON, expected '{{\"name\": value}}'") from error
+    if not isinstance(kwargs, dict):
+        raise ValueError(f"--env-kwargs {args.env_kwargs}: expected an object, '{{\"name\": value}}'")
+    return kwargs if args.size is None else kwargs | {"size": args.size}
