@@ -21,8 +21,8 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[..
     """A progress bar over ``total`` steps (None: not known yet).
 
     Yields ``advance(steps=1, *, completed=None, total=None, **notes)``: call it after every piece of work, with the
-    steps it took or with how many are ``completed`` by now. Notes such as ``loss=1.2`` are shown behind the bar. Without
-    a terminal a plain line appears every ten seconds and at the end.
+    steps it took or with how many are ``completed`` by now. Notes such as ``loss=1.2`` are shown behind the bar.
+    Without a terminal a plain line appears every ten seconds and at the end.
 
         with progress("training", total=100) as advance:
             for batch in batches:
