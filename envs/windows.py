@@ -6,7 +6,8 @@ frame more than actions). In a window, `actions[:, t]`, `rewards[:, t]` and `ter
 
 Windows of `length` frames start at frame 0, stride, 2 stride, ... of each episode until one reaches its last frame.
 That last one may stick out: its steps past the end are zero with `valid` False (`tail="pad"`), or it is left out
-(`tail="drop"`).
+(`tail="drop"`). Where it would show the last frame alone, which teaches nothing about how frames follow each other, it
+is left out either way: episodes of 21 frames are one window of 20.
 """
 
 from typing import TYPE_CHECKING
@@ -42,8 +43,9 @@ class Windows:
         beyond = np.maximum(num_frames - length, 0)  # frames that the first window does not show
         if tail == "drop":
             counts = np.where(num_frames < length, 0, beyond // stride + 1)
-        else:  # the first start that reaches the end, unless a stride beyond the length jumps over it
-            counts = np.minimum(-(-beyond // stride), (num_frames - 1) // stride) + 1
+        else:  # up to the first start that reaches the end, but none that shows less than two frames
+            last_start = num_frames - min(length, 2)
+            counts = np.minimum(-(-beyond // stride), last_start // stride) + 1
         self.episode = np.repeat(np.arange(dataset.num_episodes), counts)
         self.start = (np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)) * stride
 

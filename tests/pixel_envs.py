@@ -8,13 +8,14 @@ from gymnasium import spaces
 class Dot(gym.Env):
     """A dot on a line of `width` pixels, pushed by the action and by noise; ends at the right edge.
 
-    With `told` it reports its state and a noisy reading of it; without, only a word, which no dataset keeps.
+    With `told` it reports its state and a noisy reading of it (the `forgetful` one at every other step); without, only
+    a word, which no dataset keeps.
     """
 
-    def __init__(self, width=8, discrete=False, told=True):
+    def __init__(self, width=8, discrete=False, told=True, forgetful=False):
         self.observation_space = spaces.Box(0, 255, (3, width, 1), np.uint8)
         self.action_space = spaces.Discrete(3) if discrete else spaces.Box(-1, 1, (2,), np.float32)
-        self.width, self.discrete, self.told = width, discrete, told
+        self.width, self.discrete, self.told, self.forgetful = width, discrete, told, forgetful
 
     def _out(self):
         frame = np.zeros(self.observation_space.shape, np.uint8)
@@ -23,6 +24,7 @@ class Dot(gym.Env):
         info = {"word": "dot"}
         if self.told:
             info["state"] = np.array([self.x, self.t], np.float64)
+        if self.told and not (self.forgetful and self.t % 2):
             info["measurement"] = np.array([self.x + 0.1 * self.np_random.standard_normal()])
         return frame, info
 

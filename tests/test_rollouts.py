@@ -94,6 +94,14 @@ def test_an_environment_may_keep_its_state_to_itself(tmp_path):
     assert window["frames"].shape[2:] == (3, 20, 1)
 
 
+def test_what_is_not_reported_at_a_step_is_not_a_number(tmp_path):
+    dataset = collect(DOT, tmp_path / "data", episodes=3, seed=0, env_kwargs={"forgetful": True}, **QUIET)
+    for episode in dataset.episodes():
+        missing = np.isnan(episode.infos["measurement"][:, 0])
+        np.testing.assert_array_equal(missing, np.arange(len(episode) + 1) % 2 == 1)
+        assert np.isfinite(episode.states).all()
+
+
 def test_gymnasiums_own_environment_through_its_renderer(tmp_path):
     pytest.importorskip("pygame", reason="CartPole draws itself with pygame: pip install reverie[human]")
     dataset = collect("pixel_envs:pixel_envs/CartPole-v0", tmp_path / "data", episodes=2, seed=0, num_envs=2, **QUIET)
