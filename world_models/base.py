@@ -77,8 +77,13 @@ class WorldModel(nn.Module, ABC):
     # ---- what each model writes ----
 
     @abstractmethod
-    def initial_state(self, batch_shape: tuple[int, ...] = (), *, generator: torch.Generator | None = None) -> State:
-        """p(z_1): the state (*batch_shape) before the first frame; the next call is `update`."""
+    def initial_state(
+        self, batch_shape: tuple[int, ...] = (), *, sample: bool = True, generator: torch.Generator | None = None
+    ) -> State:
+        """p(z_1): the state (*batch_shape) before the first frame; the next call is `update`.
+
+        `sample` concerns what else is random there; where p(z_1) is kept as a distribution, nothing is drawn.
+        """
 
     @abstractmethod
     def predict(
@@ -153,7 +158,7 @@ class WorldModel(nn.Module, ABC):
         for t in range(length):
             fresh = None
             if state is None or is_first is not None:
-                fresh = self.initial_state(batch_shape, generator=generator)
+                fresh = self.initial_state(batch_shape, sample=sample, generator=generator)
             if state is None:
                 predicted = fresh
             else:
@@ -219,9 +224,11 @@ def check_sequence(
 
     Raises:
         ValueError: naming the argument, its shape and the shape that fits.
-        TypeError: for a flag that is not boolean.
+        TypeError: for frames that are not floating point, or a flag that is not boolean.
     """
     event_rank = len(spaces.frame_shape)
+    if not frames.is_floating_point():
+        raise TypeError(f"frames must be floating point, found {frames.dtype}; Spaces.frames converts a world's frames")
     if frames.ndim < event_rank + 1 or tuple(frames.shape[-event_rank:]) != spaces.frame_shape:
         raise ValueError(f"frames must have shape (*batch, T, {spaces.frame_shape}), found {tuple(frames.shape)}")
     leading = tuple(frames.shape[:-event_rank])
@@ -237,3 +244,15 @@ def check_sequence(
     if leading[-1] == 0:
         raise ValueError("a sequence needs at least one frame, found T = 0")
     return leading[:-1], leading[-1]
+
+
+def check_batch(spaces: Spaces, batch: Batch) -> None:
+    """Check that a model for `spaces` can learn from `batch`.
+
+    Raises:
+        ValueError: for frames or actions of another world, or if no frame is observed.
+        TypeError: as `check_sequence`.
+    """
+    check_sequence(spaces, batch.frames, batch.actions, is_first=batch.is_first, mask=batch.mask, valid=batch.valid)
+    if not bool(batch.observed.any()):
+        raise ValueError("a loss needs at least one observed frame, found a mask that hides all of them")

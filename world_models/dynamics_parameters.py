@@ -39,7 +39,8 @@ class DynamicsParameters(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """One step: the newest code (*batch, a) and memory (*batch, memory_dim) -> alpha (*batch, K), memory."""
         batch_shape = a.shape[:-1]
-        logits, memory = self.logits_step(a.reshape(-1, a.shape[-1]), memory.reshape(-1, self.memory_dim))
+        flat = a.reshape(-1, a.shape[-1])
+        logits, memory = self.logits_step(flat, memory.reshape(flat.shape[0], self.memory_dim))
         alpha = self.weights(logits.reshape(*batch_shape, -1), sample, generator)
         return alpha, memory.reshape(*batch_shape, self.memory_dim)
 

@@ -39,7 +39,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_sequence
+from .base import Loss, WorldModel, check_batch, check_sequence
 from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
@@ -195,9 +195,10 @@ class KVAE(WorldModel):
 
     # ---- the filter, step by step ----
 
-    def initial_state(self, batch_shape=(), *, generator=None) -> KVAEState:
+    def initial_state(self, batch_shape=(), *, sample=True, generator=None) -> KVAEState:
         a = self.a_0.expand(*batch_shape, -1)
-        alpha, memory = self.dynamics.step(a, a.new_zeros(*batch_shape, self.dynamics.memory_dim), generator=generator)
+        memory = a.new_zeros(*batch_shape, self.dynamics.memory_dim)
+        alpha, memory = self.dynamics.step(a, memory, sample=sample, generator=generator)
         mean = a.new_zeros(*batch_shape, self.config.z_dim)
         cov = self.P0.expand(*batch_shape, -1, -1)
         return KVAEState(mean=mean, cov=cov, alpha=alpha, a=a, code=torch.zeros_like(a), memory=memory)
@@ -306,7 +307,7 @@ class KVAE(WorldModel):
         steps, state = [], None
         eye, still = torch.eye(self.config.z_dim, dtype=a.dtype, device=a.device), torch.zeros_like(self.Q)
         for t in range(length):
-            fresh = self.initial_state(batch_shape, generator=generator)
+            fresh = self.initial_state(batch_shape, sample=sample, generator=generator)
             if state is None:
                 predicted, A = fresh, torch.zeros_like(fresh.cov)
                 Q = fresh.cov
@@ -355,10 +356,9 @@ class KVAE(WorldModel):
     # ---- training ----
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
+        check_batch(self.spaces, batch)
         observed = batch.observed
         num_observed = observed.sum()
-        if num_observed == 0:
-            raise ValueError("the loss needs at least one observed frame, found a mask that hides all of them")
         frames = self._hide(batch.frames, observed)
         a, mean, std = self._draw_codes(frames, True, generator)
         with torch.autocast(a.device.type, enabled=False):

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_sequence
+from .base import Loss, WorldModel, check_batch, check_sequence
 from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
 from .distributions import normal_like
@@ -55,9 +55,9 @@ class LGSSMConfig:
     """R starts at its square times the identity."""
     initial_std: float = 1.0
     """P0 starts at its square times the identity."""
-    proposal: Literal["prior", "optimal", "exact"] = "optimal"
-    """What `propose` does: draw z_t from p(z_t | z_{t-1}), or from p(z_t | z_{t-1}, y_t), or integrate it out (the
-    weight is then log p(y_t | y_{<t}) without any variance)."""
+    proposal: Literal["prior", "optimal", "exact"] = "exact"
+    """What `propose` does: draw z_t from p(z_t | z_{t-1}), or from p(z_t | z_{t-1}, y_t), or integrate it out. The
+    last gives log p(y_t | y_{<t}) without any variance and is the posterior of the loss; the others are looser."""
 
     def __post_init__(self) -> None:
         if self.z_dim < 1:
@@ -118,7 +118,7 @@ class LGSSM(WorldModel):
         *,
         reward_matrices: tuple[Tensor, Tensor] | None = None,
         spaces: Spaces | None = None,
-        proposal: Literal["prior", "optimal", "exact"] = "optimal",
+        proposal: Literal["prior", "optimal", "exact"] = "exact",
     ) -> Self:
         """The model with given parameters, in the dtype and on the device of `A`.
 
@@ -185,7 +185,7 @@ class LGSSM(WorldModel):
 
     # ---- one step ----
 
-    def initial_state(self, batch_shape=(), *, generator=None) -> LGSSMState:
+    def initial_state(self, batch_shape=(), *, sample=True, generator=None) -> LGSSMState:
         return LGSSMState(self.m0.expand(*batch_shape, -1), self.P0.expand(*batch_shape, -1, -1))
 
     def predict(self, state, action, *, sample=True, generator=None) -> LGSSMState:
@@ -267,9 +267,8 @@ class LGSSM(WorldModel):
         Raises:
             ValueError: if no frame of the batch is observed.
         """
+        check_batch(self.spaces, batch)
         num_observed = batch.observed.sum()
-        if num_observed == 0:
-            raise ValueError("the loss needs at least one observed frame, found a mask that hides all of them")
         filtered, _, _ = self._filter(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first, None)
         belief = LGSSMState(filtered.mean, filtered.cov).detach()
         target = (batch.rewards - self.spaces.reward_mean) / self.spaces.reward_std
