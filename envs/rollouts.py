@@ -185,6 +185,9 @@ def _begin(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) ->
         wanted.write(path)
         return wanted
     found = read_manifest(path)
+    if not found.shards:  # begun and given up: there is nothing to lose
+        wanted.write(path)
+        return wanted
     differences = found.differences(wanted)
     if keep_shards:
         differences = [phrase for phrase in differences if not phrase.startswith("shard_episodes ")]

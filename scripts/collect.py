@@ -5,13 +5,14 @@ and shards with checksums; `--episodes` may grow later.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from . import ui
+from .planning import PlanningConfig, policy_of
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class Args:
     episodes: int | None = None
     """How many episodes the dataset shall hold in the end."""
     policy: str | None = None
-    """Who acts: the name of an exploration policy. Default: the environment's own."""
+    """Who acts: an exploration policy's name (default: the environment's own), or a run, in which an agent plans."""
+    planning: PlanningConfig = field(default_factory=PlanningConfig)
+    """How an agent plans, where the policy is a run."""
     seed: int = 0
     """With the number of an episode, settles it."""
     num_envs: int = 16
@@ -77,7 +80,7 @@ def _collect(args: Args):
             args.out,
             episodes=args.episodes,
             seed=args.seed,
-            policy=args.policy,
+            policy=policy_of(args.policy, args.planning, args.num_envs),
             num_envs=args.num_envs,
             env_kwargs=_env_kwargs(args),
             max_steps=args.max_steps,

@@ -48,10 +48,58 @@ def test_minari_out_and_in(tmp_path, monkeypatch):
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
+@pytest.fixture
+def run_folder(tmp_path):
+    """A model that has learned nothing, of 16 x 16 frames."""
+    import torch
+    from reverie.world_models import Spaces
+    from reverie.world_models.checkpoints import build, save
+
+    torch.manual_seed(0)
+    return save(build("kvae", {}, Spaces((1, 16, 16), 1)), tmp_path / "run")
+
+
+def test_an_agent_that_plans_gathers_data(tmp_path, run_folder):
+    line = [PENDULUM, "--size", 16, "--max-steps", 3, "--policy", run_folder, "--planning.horizon", 2]
+    line += ["--num-envs", 2, "--shard-episodes", 2]
+    assert run(*line, "--out", tmp_path / "a", "--episodes", 4) == 0
+    assert run(*line, "--out", tmp_path / "b", "--episodes", 2) == 0
+    assert run(*line, "--out", tmp_path / "b", "--episodes", 4) == 0  # goes on as if it had not stopped
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    dataset = Dataset.open(tmp_path / "a")
+    assert dataset.manifest.policy["planner"] == "cem" and len(dataset.manifest.policy["sha256"]) == 64
+    noise = [episode.actions.tobytes() for episode in dataset.episodes()]
+    assert len(set(noise)) == 4
+
+
+def test_a_dataset_is_not_continued_by_another_model(tmp_path, run_folder, capsys):
+    line = [PENDULUM, "--size", 16, "--max-steps", 2, "--policy", run_folder, "--planning.horizon", 2]
+    line += ["--num-envs", 2, "--out", tmp_path / "data"]
+    assert run(*line, "--episodes", 2) == 0
+    before = contents(tmp_path / "data")
+    weights = run_folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+    assert run(*line, "--episodes", 4) == 2
+    assert "policy is {" in capsys.readouterr().err
+    assert contents(tmp_path / "data") == before
+
+
+def test_a_model_of_other_frames_is_refused(tmp_path, run_folder, capsys):
+    line = [PENDULUM, "--size", 32, "--episodes", 1, "--policy", run_folder, "--out", tmp_path / "data"]
+    assert run(*line) == 2
+    assert "frames must end in (16, 16, 1)" in capsys.readouterr().err
+    assert run(*line[:-4], "--policy", "uniform", "--max-steps", 2, "--out", tmp_path / "data") == 0
+
+
 MISTAKES = {
     "unknown id": (["reverie/Pendulm-v0", "--episodes", 1], "not registered. Nearest: reverie/Pendulum-v0"),
     "no episodes": ([PENDULUM], "expected --episodes N"),
-    "unknown policy": ([PENDULUM, "--episodes", 1, "--policy", "clever"], "policy 'clever', expected one of"),
+    "unknown policy": ([PENDULUM, "--episodes", 1, "--policy", "clever"], "unknown policy 'clever'; expected one of"),
+    "no run": ([PENDULUM, "--episodes", 1, "--policy", "runs/none"], "or the folder of a run: runs/none is neither"),
+    "unknown planner": (
+        [PENDULUM, "--episodes", 1, "--policy", "RUN", "--planning.planner", "cme"],
+        "unknown planner 'cme'; did you mean cem?",
+    ),
     "no JSON": ([PENDULUM, "--episodes", 1, "--env-kwargs", "size=3"], "--env-kwargs size=3: not JSON"),
     "no object": ([PENDULUM, "--episodes", 1, "--env-kwargs", "[3]"], "expected an object"),
     "unknown option": ([PENDULUM, "--episodes", 1, "--env-kwargs", '{"siz": 3}'], "did you mean size"),
@@ -64,8 +112,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, capsys, case):
+def test_a_mistake_is_one_line_and_changes_nothing(tmp_path, run_folder, capsys, case):
     line, message = MISTAKES[case]
+    line = [str(run_folder) if word == "RUN" else word for word in line]
     folder = tmp_path / "data"
     if case.startswith("another"):
         assert run(PENDULUM, "--out", folder, "--episodes", 2, "--max-steps", 3) == 0

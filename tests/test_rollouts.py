@@ -279,6 +279,16 @@ def test_a_dataset_with_other_settings_is_left_alone(tmp_path, case):
     assert contents(tmp_path / "data") == before
 
 
+def test_a_dataset_without_episodes_takes_other_settings(tmp_path):
+    """A policy that fails in its first episode must not keep the folder for itself."""
+    arguments = {"env_id": DOT, "path": tmp_path / "data", "episodes": 3} | QUIET
+    with pytest.raises(ValueError, match="gave actions"):
+        collect(**arguments, seed=0, policy=Wrong(lambda a: a + 2))
+    with pytest.raises(DatasetError, match="empty: no shard was finished"):
+        Dataset.open(tmp_path / "data")
+    assert collect(**arguments, seed=1, policy="uniform").manifest.policy == {"name": "uniform"}
+
+
 def write(path, text):
     path.parent.mkdir(exist_ok=True)
     path.write_text(text)
