@@ -55,7 +55,7 @@ class BouncingBallParams:
     drag: float = 0.5
     """Rate of decay of the velocity in 1/s, only if controlled; full thrust settles at max_thrust / drag per axis."""
     goal: tuple[float, float] | None = (22.0, 22.0)
-    """Where the ball should come to rest; None: drawn per episode like the starting position, and part of the state."""
+    """Where the ball should come to rest; None: drawn per episode, uniformly, and part of the state."""
     goal_scale: float = 6.0
     """Distance at which the reward has fallen to exp(-1/2)."""
 
@@ -115,8 +115,9 @@ class BouncingBallDynamics(Dynamics):
         params = self.params
         angle = rng.uniform(0.0, 2.0 * math.pi)
         speed = rng.uniform(params.min_speed, params.max_speed)
-        position = self._start_position(rng)
-        goal = self._start_position(rng) if params.goal is None else np.zeros(0)
+        bounds = params.margin, 2.0 * params.middle - params.margin
+        position = np.clip(params.middle + params.start_deviation * rng.standard_normal(2), *bounds)
+        goal = rng.uniform(*bounds, size=2) if params.goal is None else np.zeros(0)
         return np.concatenate([position, [speed * math.cos(angle), speed * math.sin(angle)], goal])
 
     def transition(self, state: np.ndarray, action: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
@@ -178,11 +179,6 @@ class BouncingBallDynamics(Dynamics):
 
         kick = self.kick if self.params.controlled else None
         return PymunkBall(self.params.corners, self.params.radius, self.params.dt, kick)
-
-    def _start_position(self, rng: np.random.Generator) -> np.ndarray:
-        params = self.params
-        position = params.middle + params.start_deviation * rng.standard_normal(2)
-        return np.clip(position, params.margin, 2.0 * params.middle - params.margin)
 
     def _goal_position(self, state: np.ndarray) -> np.ndarray:
         if self._fixed_goal is None:

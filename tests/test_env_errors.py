@@ -1,0 +1,127 @@
+"""A user's mistakes with environments: each is refused with what was found and what was expected."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import reverie.envs  # noqa: F401  registers the environments
+from env_cases import ToyEnv, ToyVectorEnv
+
+BAD_ACTIONS = {
+    "nan": (np.array([0.0, np.nan]), "nan at"),
+    "outside": (np.array([0.0, 1.5]), "1.5 at"),
+    "infinite": (np.array([-np.inf, 0.0]), "clip or rescale"),
+    "shape": (np.zeros(3), r"shape \(3,\); expected \(2,\)"),
+    "batch of one": (np.zeros((1, 2)), "shape"),
+    "scalar": (0.5, "shape"),
+    "complex": (np.zeros(2, dtype=complex), "dtype complex128; expected float32"),
+    "bool": (np.ones(2, dtype=bool), "dtype bool"),
+    "text": (np.array(["0", "1"]), "dtype"),
+    "object": (np.array([None, 1.0]), "dtype object"),
+}
+
+
+@pytest.mark.parametrize("case", list(BAD_ACTIONS))
+def test_bad_actions_are_refused_and_change_nothing(case):
+    action, message = BAD_ACTIONS[case]
+    env = gym.make("reverie/BouncingBallThrust-v0", disable_env_checker=True)
+    envs = gym.make_vec("reverie/BouncingBallThrust-v0", num_envs=3)
+    env.reset(seed=0)
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+    batch = (
+        np.stack([np.zeros(2).astype(np.asarray(action).dtype)] * 2 + [action]) if np.shape(action) == (2,) else action
+    )
+    with pytest.raises(ValueError):
+        envs.step(batch)
+    twin = gym.make("reverie/BouncingBallThrust-v0")
+    twin.reset(seed=0)
+    good = np.array([0.5, -1.0])
+    expected = twin.step(good)[-1]["state"]
+    np.testing.assert_array_equal(env.step(good)[-1]["state"], expected)
+    np.testing.assert_array_equal(envs.step(np.stack([good] * 3))[-1]["state"][0], expected)
+
+
+@pytest.mark.parametrize(("action", "message"), [(2, "2 at"), (1.0, "dtype"), (np.array([0]), "shape"), (-2, "-2 at")])
+def test_bad_discrete_actions_are_refused(action, message):
+    env = ToyEnv()
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match=message):
+        env.step(action)
+
+
+BAD_OPTIONS = [
+    ("reverie/Pendulum-v0", {"sise": 32}, TypeError, "no option 'sise'; did you mean size"),
+    ("reverie/Pendulum-v0", {"colour": "red"}, TypeError, "no option 'colour'"),
+    ("reverie/Pendulum-v0", {"size": 17}, ValueError, "16, 32 or 64"),
+    ("reverie/Pendulum-v0", {"variant": "double"}, ValueError, "'gymnasium', 'dvbf'"),
+    ("reverie/Pendulum-v0", {"integrator": "magic"}, ValueError, "'euler' or 'rk4'"),
+    ("reverie/Pendulum-v0", {"bob": "heavy"}, ValueError, "'rod' or 'point'"),
+    ("reverie/Pendulum-v0", {"dt": 0.0}, ValueError, "dt is 0.0"),
+    ("reverie/Pendulum-v0", {"damping": float("nan")}, ValueError, "damping is nan"),
+    ("reverie/BouncingBall-v0", {"size": 4}, ValueError, "at least 8"),
+    ("reverie/BouncingBall-v0", {"frames": "grey"}, ValueError, "'smooth' or 'binary'"),
+    ("reverie/BouncingBall-v0", {"physics": "bullet"}, ValueError, "'exact' or 'pymunk'"),
+    ("reverie/BouncingBall-v0", {"goal": (1.0, 16.0)}, ValueError, "not a position"),
+    ("reverie/BouncingBall-v0", {"goal": (16.0,)}, ValueError, "not a position"),
+    ("reverie/BouncingBall-v0", {"radius": 14.0}, ValueError, "no room"),
+    ("reverie/BouncingBall-v0", {"min_speed": 20.0}, ValueError, "min_speed <= max_speed"),
+    ("reverie/LinearGaussian-v0", {"obs_type": "sound"}, ValueError, "'pixels' or 'measurement'"),
+    ("reverie/LinearGaussian-v0", {"measurement_std": 0.0}, ValueError, "positive"),
+    ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "zero or a positive"),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "error", "message"), BAD_OPTIONS, ids=str)
+def test_bad_construction_options_are_refused(name, options, error, message):
+    with pytest.raises(error, match=message):
+        gym.make(name, **options)
+    with pytest.raises(error, match=message):
+        gym.make_vec(name, num_envs=2, **options)
+
+
+def test_bad_vector_arguments_are_refused():
+    make = ToyVectorEnv
+    for arguments, message in [
+        ({"num_envs": 0}, "at least 1"),
+        ({"num_envs": 2, "max_episode_steps": 0}, "max_episode_steps is 0"),
+        ({"num_envs": 2, "render_mode": "human"}, "'rgb_array' only"),
+        ({"num_envs": 2, "autoreset_mode": "sometimes"}, "sometimes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(**arguments)
+    with pytest.raises(ValueError, match="unknown render_mode 'ascii'"):
+        ToyEnv(render_mode="ascii")
+
+
+def test_bad_resets_are_refused():
+    env, envs = ToyEnv(), ToyVectorEnv(3)
+    for call in (lambda: env.step(0), lambda: envs.step([0, 0, 0])):
+        with pytest.raises(gym.error.ResetNeeded, match="before reset"):
+            call()
+    with pytest.raises(gym.error.ResetNeeded, match="every environment"):
+        envs.reset(options={"reset_mask": np.array([True, False, False])})
+    for options, message in [
+        ({"stat": 1}, "unknown reset option 'stat'"),
+        ({"state": np.zeros(2)}, r"shape \(2,\); expected \(1,\): x"),
+        ({"state": [np.nan]}, "not finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            env.reset(options=options)
+        with pytest.raises(ValueError, match=message):
+            envs.reset(options=options)
+    envs.reset(seed=0)
+    for mask, message in [
+        ([True, False, True], "list"),
+        (np.ones(2, dtype=bool), r"bool \(2,\)"),
+        (np.ones(3), r"float64 \(3,\)"),
+        (np.zeros(3, dtype=bool), "False everywhere"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            envs.reset(options={"reset_mask": mask})
+    with pytest.raises(ValueError, match="2 seeds for 3"):
+        envs.reset(seed=[1, 2])
+    with pytest.raises(ValueError, match="outside of"):
+        gym.make("reverie/BouncingBall-v0").reset(options={"state": [1.0, 16.0, 0.0, 0.0]})
+    with pytest.raises(ValueError, match=r"8\.0 rad/s"):
+        gym.make("reverie/Pendulum-v0").reset(options={"state": [0.0, 9.0]})
