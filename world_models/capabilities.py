@@ -37,6 +37,14 @@ class HasCode(Protocol):
         """(*batch, D): the code that the model expects for the frame at `state`."""
 
 
+@runtime_checkable
+class HasFeatures(Protocol):
+    """A belief in numbers, from which a linear probe may read the true state."""
+
+    def features(self, state: State) -> Tensor:
+        """(*batch, F): the belief mean of a Gaussian model, or whatever else the belief consists of."""
+
+
 @dataclass(frozen=True)
 class LinearGaussianPath:
     """Time-varying linear-Gaussian dynamics along a nominal path, leaves (*batch, H, ...).

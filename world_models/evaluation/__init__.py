@@ -1,0 +1,42 @@
+"""Evaluation of world models through the protocol alone: what they predict, fill in, know, and know about knowing.
+
+    open_loop       error of frames and of the true state against the horizon
+    calibration     coverage, CRPS and PIT of the probed true state against the horizon, from samples
+    imputation      error on missing frames: smoothed, filtered, generated
+    probe           the linear map from beliefs to the true state
+    frame_metrics   MSE, Hamming, PSNR, SSIM
+
+Every evaluator reads windows (`len(data)`, `data[indices]` -> arrays, as `Dataset.windows` gives them) in chunks, so
+memory does not grow with the data, and reports progress to `on_progress(done, total)`.
+"""
+
+from .calibration import Calibration, calibration, coverage, crps, pit
+from .frame_metrics import hamming, mse, psnr, ssim
+from .imputation import consecutive_masks, impute, per_sequence_masks, random_masks, still_baseline
+from .open_loop import open_loop
+from .probe import LinearProbe, fit_probe, probe_scores, r_squared, state_targets
+from .sweep import bound
+
+__all__ = [
+    "Calibration",
+    "LinearProbe",
+    "bound",
+    "calibration",
+    "consecutive_masks",
+    "coverage",
+    "crps",
+    "fit_probe",
+    "hamming",
+    "impute",
+    "mse",
+    "open_loop",
+    "per_sequence_masks",
+    "pit",
+    "probe_scores",
+    "psnr",
+    "r_squared",
+    "random_masks",
+    "ssim",
+    "state_targets",
+    "still_baseline",
+]
