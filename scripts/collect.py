@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from . import ui
-from .planning import PlanningConfig, policy_of
+from .gathering import PlanningConfig, policy_of
 
 
 @dataclass(frozen=True)
