@@ -60,12 +60,21 @@ def main(args: Args) -> None:
     windows = [part.windows(args.length, args.stride) for part in parts]
     ui.say(f"{args.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(windows[0]):,} windows")
     data = {"path": str(args.data), "length": args.length, "stride": args.stride, "validation": args.validation}
-    with ui.progress("training") as advance:
+    steps = max(1, len(windows[0]) // args.training.batch_size) * args.training.epochs
+    done = 0
+
+    with ui.progress("training", total=steps) as advance:
+
+        def on_step(step: int, total: int, loss: float) -> None:
+            nonlocal done
+            advance(step - done, loss=loss)
+            done = step
+
         history = fit(
             model, windows[0], args.training, out=args.out, resume=args.resume,
             validation=windows[1] if len(windows) > 1 else None,
             extra={"data": data, "manifest": dataset.manifest.to_json() | {"shards": []}},
-            on_step=lambda step, total, loss: advance(total=total, completed=step, loss=f"{loss:.3f}"),
+            on_step=on_step,
         )  # fmt: skip
     rows = [(name, f"{value:.4g}") for name, value in history[-1].items()]
     ui.table(("last epoch", "value"), rows, title=str(args.out))

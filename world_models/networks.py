@@ -60,9 +60,9 @@ def depth_to_space(x: Tensor) -> Tensor:
 class SubpixelDecoder(nn.Module):
     """(N, D) -> (N, C, H, W): stages of convolution and pixel shuffle, each doubling the resolution.
 
-    With `narrow_output` the last stage goes straight from `channels[-1]` to 4 C channels before its shuffle. The
-    published decoder (`narrow_output=False`) instead computes 4 * channels[-1] channels there, followed by a 1x1
-    convolution at full resolution: nine tenths of its cost for the same receptive field.
+    It starts from `channels[0]` maps at the lowest resolution. With `narrow_output` the last stage goes straight from
+    `channels[-1]` maps to the frame's 4 C sub-pixels. The published decoder (`narrow_output=False`) instead computes
+    4 * channels[-1] maps there, shuffles, and ends with a 1x1 convolution at full resolution.
     """
 
     def __init__(
@@ -72,8 +72,7 @@ class SubpixelDecoder(nn.Module):
         check_image(frame_shape, len(channels))
         self.start = (channels[0], *(length // 2 ** len(channels) for length in frame_shape[1:]))
         self.linear = nn.Linear(in_features, math.prod(self.start))
-        wide = channels[:-1] if narrow_output else channels
-        sizes = [channels[0], *wide]
+        sizes = list(channels) if narrow_output else [channels[0], *channels]
         self.stages = nn.ModuleList(
             nn.Conv2d(inputs, 4 * outputs, 3, padding=1) for inputs, outputs in pairwise(sizes)
         ).to(memory_format=torch.channels_last)

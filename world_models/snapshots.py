@@ -60,7 +60,9 @@ class Snapshots:
         for name, value in record.items():
             self.writer.add_scalar(f"train/{name}", value, int(record["step"]))
 
-    def save(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list) -> None:
+    def save(
+        self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list, partial: dict
+    ) -> None:
         """A snapshot to resume from, complete or not there at all; older ones are then removed."""
         folder = self.out / "steps" / f"{step:08d}"
         temporary = folder.with_name(folder.name + ".tmp")
@@ -69,7 +71,7 @@ class Snapshots:
         state = optimizer.state_dict()["state"]
         tensors = {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
         checkpoints.write_safetensors(temporary / "optimizer.safetensors", tensors)
-        checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history})
+        checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history, "partial": partial})
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(temporary, folder)
         for other in folder.parent.iterdir():
@@ -78,18 +80,18 @@ class Snapshots:
 
     def finish(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list) -> None:
         """The trained model, as a checkpoint in the run's own folder."""
-        self.save(step, model, optimizer, history)
+        self.save(step, model, optimizer, history, {})
         checkpoints.save(model, self.out, extra=self.extra | {"last_epoch": history[-1]})
         self.writer.close()
 
     @staticmethod
     def restore(
-        out: Path, model: WorldModel, optimizer: torch.optim.Optimizer, device: torch.device
-    ) -> tuple[int, list[dict[str, float]]]:
-        """Load the newest snapshot into model and optimizer; (0, []) if there is none."""
+        out: Path, model: WorldModel, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
+        """Load the newest snapshot into model and optimizer: its step, history and partial sums; zeros without one."""
         folders = sorted(path for path in (out / "steps").glob("*") if path.suffix != ".tmp")
         if not folders:
-            return 0, []
+            return 0, [], {}
         folder = folders[-1]
         progress = json.loads((folder / "progress.json").read_text())
         model.load_state_dict(checkpoints.read_safetensors(folder / "model.safetensors"))
@@ -101,4 +103,4 @@ class Snapshots:
         # Epochs after the snapshot were logged but their weights are gone: they will be trained, and logged, again.
         lines = "".join(json.dumps(record) + "\n" for record in progress["history"])
         (out / "metrics.jsonl").write_text(lines)
-        return progress["step"], progress["history"]
+        return progress["step"], progress["history"], progress["partial"]

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,6 +30,7 @@ from .memory_allocator import keep_freed_memory
 from .snapshots import Snapshots
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
+LOOK_STEPS = 10  # steps between two looks at the loss on an accelerator, which must wait for each
 
 
 class Data(Protocol):
@@ -130,7 +132,9 @@ def fit(
     if len(data) == 0:
         raise ValueError("training needs at least one window, found an empty dataset")
     keep_freed_memory()
-    accelerator = Accelerator(mixed_precision="bf16" if config.precision == "bf16" else "no")
+    accelerator = Accelerator()
+    # Not Accelerate's mixed precision: that setting is one per process, and runs of both kinds may share a process.
+    autocast = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     set_seed(config.seed)
     optimizer = torch.optim.Adam(
         [{"params": g["params"], "name": g["name"]} for g in model.parameter_groups(0.0)],
@@ -141,22 +145,21 @@ def fit(
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs
     snapshots = None
-    step, history = 0, []
+    step, history, sums = 0, [], _Means()
     if out is not None and accelerator.is_main_process:
         snapshots = Snapshots(Path(out), config, model, extra, resume)
     if out is not None and resume:
         accelerator.wait_for_everyone()
-        step, history = Snapshots.restore(Path(out), model, optimizer.optimizer, accelerator.device)
+        step, history, unfinished = Snapshots.restore(Path(out), model, optimizer.optimizer)
+        sums = _Means(unfinished)
 
-    clock, started = time.monotonic(), time.monotonic()
+    clock = time.monotonic()
     while step < total:
         epoch = step // per_epoch
         order = torch.randperm(len(data), generator=seeded(config.seed, 0, epoch)).numpy()
-        sums = _Means()
         started = time.monotonic()
-        first_step = step
         wrapped.train()
-        for step in range(first_step, (epoch + 1) * per_epoch):
+        while True:
             chosen = order[(step % per_epoch) * config.batch_size :][: config.batch_size]
             chosen = chosen[accelerator.process_index :: accelerator.num_processes]
             batch = Batch.from_numpy(data[chosen], model.spaces, accelerator.device)
@@ -164,34 +167,43 @@ def fit(
             batch = _drop(batch, config.drop_frames, generator)
             progress = step / max(1, total - 1)
             _set_rates(optimizer, model, config, progress, epoch)
-            with accelerator.autocast():
+            with autocast():
                 loss = wrapped(batch, progress=progress, generator=generator)
-            _require_finite(loss, step)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss.total)
             _freeze(optimizer)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
-            if not torch.isfinite(norm):
-                raise TrainingDiverged(f"the gradient at step {step} is not finite although the loss is; {_ADVICE}")
+            look = accelerator.device.type == "cpu" or step % LOOK_STEPS == 0
+            if look:  # an accelerator would have to wait here
+                _require_finite(loss, norm, step)
             optimizer.step()
             sums.add(loss, batch, norm)
-            if on_step is not None:
-                on_step(step + 1, total, float(loss.total.detach()))
-            last = stop_after is not None and step + 1 >= stop_after
-            if snapshots and (last or time.monotonic() - clock > 60 * config.save_minutes):
-                snapshots.save(step + 1, model, optimizer.optimizer, history)
+            step += 1
+            if on_step is not None and look:
+                on_step(step, total, float(loss.total.detach()))
+            stop = stop_after is not None and step >= stop_after
+            due = stop or time.monotonic() - clock > 60 * config.save_minutes
+            if step % per_epoch == 0:
+                break
+            if due and snapshots:
+                snapshots.save(step, model, optimizer.optimizer, history, sums.to_json())
                 clock = time.monotonic()
-            if last:
+            if stop:
                 return history
-        step = (epoch + 1) * per_epoch
         record = {"epoch": epoch + 1, "step": step, **sums.result(accelerator)}
         record["learning_rate"] = optimizer.param_groups[0]["lr"]
         record["epoch_seconds"] = time.monotonic() - started
         if validation is not None and ((epoch + 1) % config.validate_epochs == 0 or step == total):
             record["validation_elbo_per_frame"] = validate(model, validation, config, accelerator.device)
         history.append(record)
+        sums = _Means()
         if snapshots:
             snapshots.log(record)
+            if due and step < total:
+                snapshots.save(step, model, optimizer.optimizer, history, sums.to_json())
+                clock = time.monotonic()
+        if stop:
+            return history
     if snapshots:
         snapshots.finish(step, model, optimizer.optimizer, history)
     model.eval()
@@ -223,9 +235,11 @@ def seeded(seed: int, stream: int, step: int, device: torch.device | str = "cpu"
 _ADVICE = "lower the learning rate, or look at metrics.jsonl for the term that grew first"
 
 
-def _require_finite(loss: Loss, step: int) -> None:
+def _require_finite(loss: Loss, norm: Tensor, step: int) -> None:
     if torch.isfinite(loss.total):
-        return
+        if torch.isfinite(norm):
+            return
+        raise TrainingDiverged(f"the gradient at step {step} is not finite although the loss is; {_ADVICE}")
     bad = [name for name, term in loss.terms.items() if not torch.isfinite(term).all()]
     raise TrainingDiverged(f"the loss at step {step} is not finite; terms that are not: {bad or ['total']}; {_ADVICE}")
 
@@ -277,26 +291,33 @@ def _cached(data: Data, device: torch.device) -> Data:
 
 
 class _Means:
-    """Sums over steps, on the device, so that nothing waits for it."""
+    """Sums over the steps of an epoch, on the device, so that nothing waits; `unfinished` goes on from a snapshot."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.frames: Tensor | float = 0.0
-        self.steps = 0
+    def __init__(self, unfinished: Mapping[str, Any] | None = None) -> None:
+        unfinished = unfinished or {"sums": {}, "per_step": [], "frames": 0, "steps": 0}
+        self.sums: dict[str, Tensor | float] = dict(unfinished["sums"])
+        self.per_step = set(unfinished["per_step"])
+        self.frames: Tensor | int = unfinished["frames"]
+        self.steps: int = unfinished["steps"]
+
+    def to_json(self) -> dict[str, Any]:
+        """For a snapshot in the middle of an epoch."""
+        sums = {name: float(value) for name, value in self.sums.items()}
+        return {"sums": sums, "per_step": sorted(self.per_step), "frames": int(self.frames), "steps": self.steps}
 
     def add(self, loss: Loss, batch: Batch, norm: Tensor) -> None:
         terms = {name: term.detach().sum() for name, term in (loss.terms | {"elbo": loss.elbo}).items()}
         per_step = {name: torch.as_tensor(value).detach() for name, value in loss.scalars.items()}
         for name, value in (terms | per_step | {"gradient_norm": norm.detach()}).items():
             self.sums[name] = self.sums.get(name, 0.0) + value
-        self.per_step = {*per_step, "gradient_norm"}
+        self.per_step |= {*per_step, "gradient_norm"}
         self.frames = self.frames + batch.valid.sum()
         self.steps += 1
 
     def result(self, accelerator: Any) -> dict[str, float]:
         """Per valid frame for loss terms, per step for the rest, over all processes."""
         names: Sequence[str] = sorted(self.sums)
-        values = torch.stack([self.sums[name].double().to(accelerator.device) for name in names])
+        values = torch.stack([torch.as_tensor(self.sums[name], device=accelerator.device).double() for name in names])
         frames = torch.as_tensor(self.frames, device=accelerator.device)
         values, frames = accelerator.reduce(values, "sum"), accelerator.reduce(frames, "sum")
         steps = self.steps * accelerator.num_processes

@@ -1,0 +1,203 @@
+"""Training: learning, schedules, and runs that are killed, resumed, spread over processes or go wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
+from reverie.world_models.checkpoints import read_safetensors
+from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
+from tiny_training import kvae, lgssm, windows
+
+SETUP = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from reverie.world_models.training import TrainingConfig, fit
+from tiny_training import kvae, lgssm, windows
+"""
+
+CONFIG = TrainingConfig(epochs=3, batch_size=4, learning_rate=1e-2, save_minutes=0.0, validate_epochs=1)
+DATA = windows(21, image=True)
+
+
+def equal(a: torch.nn.Module, b: torch.nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_fit_learns_and_logs(tmp_path):
+    model = kvae()
+    before = validate(model, DATA, CONFIG)
+    config = TrainingConfig(epochs=15, batch_size=4, learning_rate=1e-2, validate_epochs=5)
+    history = fit(model, DATA, config, out=tmp_path / "run", validation=DATA)
+    assert history[-1]["validation_elbo_per_frame"] > before + 2.0
+    assert read_history(tmp_path / "run") == history
+    needed = {"reconstruction_per_frame", "evidence_per_frame", "entropy_per_frame", "gradient_norm", "code_std"}
+    assert needed <= history[0].keys()
+    parts = [history[-1][f"{name}_per_frame"] for name in ("reconstruction", "evidence", "entropy")]
+    assert history[-1]["elbo_per_frame"] == pytest.approx(sum(parts), rel=1e-5)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    assert equal(KVAE.from_pretrained(tmp_path / "run"), model)
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
+    whole, parts = kvae(), kvae()
+    expected = fit(whole, DATA, CONFIG, out=tmp_path / "whole")
+    for stop in (2, 5, 7, None):  # within an epoch of 5 steps, at its end, and within the next
+        history = fit(parts, DATA, CONFIG, out=tmp_path / "parts", resume=True, stop_after=stop)
+        parts = kvae(seed=1) if stop else parts  # what was not saved is gone
+    assert equal(whole, parts)
+    for a, b in zip(expected, history, strict=True):
+        assert {k: v for k, v in a.items() if k != "epoch_seconds"} == pytest.approx(
+            {k: v for k, v in b.items() if k != "epoch_seconds"}, rel=1e-5
+        )
+    assert [r["epoch"] for r in read_history(tmp_path / "parts")] == [1, 2, 3]
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    script = SETUP + textwrap.dedent(
+        """
+        import sys, time
+        slow = lambda step, total, loss: time.sleep(0.15)
+        fit(kvae(), windows(21, image=True),
+            TrainingConfig(epochs=3, batch_size=4, learning_rate=1e-2, save_minutes=0.0, validate_epochs=1),
+            out=sys.argv[1], resume=True, on_step=slow if sys.argv[2] == "slow" else None)
+        """
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "killed")]
+    process = subprocess.Popen([*command, "slow"])
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "killed" / "steps").glob("*[0-9]"))) == 0 or not any(
+        int(p.name) >= 3 for p in (tmp_path / "killed" / "steps").glob("*[0-9]")
+    ):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "model.safetensors").exists()
+    subprocess.run([*command, "fast"], check=True)
+    subprocess.run([*command[:3], str(tmp_path / "whole"), "fast"], check=True)
+    killed, whole = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+def test_two_processes_equal_one(tmp_path):
+    """The linear-Gaussian loss draws nothing, so averaging two half-batches must give the whole batch's gradient."""
+    script = tmp_path / "script.py"
+    body = """
+        import sys
+        config = TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-2, clip_norm=1e9)
+        fit(lgssm(), windows(12, image=False), config, out=sys.argv[1])
+        """
+    script.write_text(SETUP + textwrap.dedent(body))
+    env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    subprocess.run([sys.executable, script, str(tmp_path / "one")], check=True, env=env)
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
+    subprocess.run([*run, str(script), str(tmp_path / "two")], check=True, env=env, capture_output=True)
+    one, two = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    fresh = lgssm().state_dict()
+    assert any((one[name] - fresh[name]).abs().max() > 1e-3 for name in one)
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)
+    first, second = (read_history(tmp_path / name)[-1]["elbo_per_frame"] for name in ("one", "two"))
+    assert first == pytest.approx(second, rel=1e-4)
+
+
+def test_a_frozen_group_stays_and_its_moments_start_at_zero(tmp_path):
+    model, fresh = kvae(), kvae()
+    fit(model, DATA, TrainingConfig(epochs=8, batch_size=4, learning_rate=1e-2), out=tmp_path, stop_after=5)
+    assert equal(model.dynamics, fresh.dynamics)
+    assert not torch.equal(model.C, fresh.C)
+    fit(model, DATA, TrainingConfig(epochs=8, batch_size=4, learning_rate=1e-2), out=tmp_path, resume=True)
+    assert not equal(model.dynamics, fresh.dynamics)
+
+
+def test_divergence_stops_early_and_names_the_term():
+    model = kvae()
+    with torch.no_grad():
+        model.decoder.layers[0].weight.fill_(float("nan"))
+    with pytest.raises(TrainingDiverged, match=r"step 0 .*\['reconstruction'\].*learning rate"):
+        fit(model, DATA, CONFIG)
+
+
+def test_a_folder_keeps_its_run(tmp_path):
+    fit(kvae(), DATA, CONFIG, out=tmp_path, stop_after=2)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=r"already holds a run.*--resume"):
+        fit(kvae(), DATA, CONFIG, out=tmp_path)
+    with pytest.raises(ValueError, match=r"other settings.*training.*differ"):
+        other = TrainingConfig(epochs=4, batch_size=4)
+        fit(kvae(), DATA, other, out=tmp_path, resume=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_dropped_frames_are_hidden_but_never_all():
+    seen = []
+
+    class Spy(LGSSM):
+        def loss(self, batch, **kwargs):
+            seen.append(batch.mask)
+            return super().loss(batch, **kwargs)
+
+    torch.manual_seed(0)
+    model = Spy(LGSSMConfig(z_dim=2), Spaces((2,), 1))
+    data = windows(64, image=False)
+    fit(model, data, TrainingConfig(epochs=2, batch_size=16, learning_rate=1e-3, drop_frames=0.7))
+    masks = torch.cat(seen)
+    assert masks.any(-1).all()
+    assert abs(masks.float().mean() - 0.3) < 0.06
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_bf16_and_staircase():
+    config = TrainingConfig(epochs=21, batch_size=21, learning_rate=1e-2, precision="bf16", schedule="staircase")
+    history = fit(kvae(), DATA, config)
+    assert history[-1]["elbo_per_frame"] > history[0]["elbo_per_frame"]
+    assert history[0]["learning_rate"] == 1e-2
+    assert history[-1]["learning_rate"] == pytest.approx(0.85e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, found 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"drop_frames": 1.0}, r"drop_frames must be in \[0, 1\)"),
+        ({"schedule": "linear"}, "cosine, staircase or constant, found 'linear'"),
+        ({"precision": "fp8"}, "float32 or bf16"),
+    ],
+)
+def test_bad_settings(change, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(**change)
+
+
+def test_an_empty_dataset_is_refused():
+    with pytest.raises(ValueError, match="empty dataset"):
+        fit(kvae(), windows(0, image=True), CONFIG)
+
+
+def test_training_json_holds_the_settings(tmp_path):
+    fit(kvae(), DATA, CONFIG, out=tmp_path, extra={"data": {"path": "somewhere"}})
+    settings = json.loads((tmp_path / "training.json").read_text())
+    assert settings["training"]["epochs"] == 3 and settings["model"] == "kvae"
+    assert settings["extra"] == {"data": {"path": "somewhere"}}
+    assert settings["config"]["hidden"] == [16]
+
+
+def test_same_seed_same_weights():
+    runs = [kvae() for _ in range(2)]
+    for run in runs:
+        fit(run, DATA, CONFIG)
+    assert equal(*runs)
+    other = kvae()
+    fit(other, DATA, TrainingConfig(**{**CONFIG.__dict__, "seed": 1}))
+    assert not equal(runs[0], other)
+    assert np.isfinite(validate(other, DATA, CONFIG))
