@@ -11,13 +11,14 @@ Recognition and Nonlinear Dynamics Model for Unsupervised Learning (2017), from 
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 
 from .base import PixelEnv, PixelVectorEnv
 from .billiards import fly, half_planes
-from .dynamics import Dynamics, Simulator
+from .dynamics import Dynamics, Simulator, check_fields, check_size
 from .rasterise import boxes, discs, rings
 
 WORLD = 32.0  # pixels per side in which positions are told, whatever the size of the frame
@@ -60,24 +61,22 @@ class BouncingBallParams:
     """Distance at which the reward has fallen to exp(-1/2)."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 8:
-            raise ValueError(f"size is {self.size!r}; expected at least 8 pixels")
-        if self.frames not in ("smooth", "binary"):
-            raise ValueError(f"frames is {self.frames!r}; expected 'smooth' or 'binary'")
-        if self.physics not in ("exact", "pymunk"):
-            raise ValueError(f"physics is {self.physics!r}; expected 'exact' or 'pymunk'")
-        for name in ("dt", "radius", "goal_scale", "max_thrust"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
+        check_size(self.size)
+        check_fields(
+            self,
+            positive=("dt", "radius", "goal_scale", "max_thrust"),
+            not_negative=("drag", "start_deviation"),
+            choices={"frames": ("smooth", "binary"), "physics": ("exact", "pymunk")},
+        )
         if not 0 <= self.low < self.high <= WORLD or self.margin > self.middle:
             raise ValueError(f"walls at {self.low} and {self.high} leave no room for a ball of radius {self.radius}")
         if not 0 <= self.min_speed <= self.max_speed:
             raise ValueError(f"speeds from {self.min_speed} to {self.max_speed}; expected 0 <= min_speed <= max_speed")
         if self.goal is not None:
-            object.__setattr__(self, "goal", tuple(float(value) for value in self.goal))
-            inside = all(self.low + self.radius <= value <= self.high - self.radius for value in self.goal)
-            if len(self.goal) != 2 or not inside:
-                raise ValueError(f"goal {self.goal} is not a position (x, y) that the ball's centre can take")
+            reach = self.low + self.radius, self.high - self.radius
+            if np.shape(self.goal) != (2,) or not all(reach[0] <= value <= reach[1] for value in self.goal):
+                raise ValueError(f"goal is {self.goal!r}; expected (x, y) that the centre can take, each in {reach}")
+            object.__setattr__(self, "goal", tuple(map(float, self.goal)))
 
     @property
     def middle(self) -> float:
@@ -98,7 +97,7 @@ class BouncingBallParams:
 class BouncingBallDynamics(Dynamics):
     """State: x, y, vx, vy, and the goal's x, y where it differs between episodes. y points up. Action: thrust."""
 
-    variants = {"box": BouncingBallParams()}  # noqa: RUF012
+    variants: ClassVar = {"box": BouncingBallParams()}
     reward_range = (0.0, 1.0)
 
     def __init__(self, params: BouncingBallParams) -> None:

@@ -208,3 +208,26 @@ def given_states(dynamics: Dynamics, options: Mapping[str, Any] | None, num: int
     state = np.broadcast_to(state, (num, dim))
     dynamics.check_state(state)
     return state
+
+
+def check_fields(
+    params: Any,
+    *,
+    positive: Sequence[str] = (),
+    not_negative: Sequence[str] = (),
+    choices: Mapping[str, Sequence[Any]] | None = None,
+) -> None:
+    """For ``Params.__post_init__``: raise ValueError for a field that is no such number, or none of its choices."""
+    for name in (*positive, *not_negative):
+        value, least = getattr(params, name), "positive" if name in positive else "not negative"
+        if isinstance(value, (str, bool)) or not (value > 0 or (value == 0 and name in not_negative)):
+            raise ValueError(f"{name} is {value!r}; expected a number that is {least}")
+    for name, allowed in (choices or {}).items():
+        if getattr(params, name) not in allowed:
+            raise ValueError(f"{name} is {getattr(params, name)!r}; expected {' or '.join(map(repr, allowed))}")
+
+
+def check_size(size: Any, least: int = 8) -> None:
+    """Raise ValueError if ``size`` is no number of pixels that a picture can have per side."""
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < least:
+        raise ValueError(f"size is {size!r}; expected a whole number of pixels, at least {least}")

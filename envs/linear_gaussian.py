@@ -9,13 +9,14 @@ The measurement is drawn as a dot; ``info["measurement"]`` has it exactly.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from numba import njit
 
 from .base import PixelEnv, PixelVectorEnv
-from .dynamics import Dynamics
+from .dynamics import Dynamics, check_fields, check_size
 from .rasterise import discs
 
 ARENA = 2.0  # metres from the middle of the image to its edge
@@ -47,16 +48,22 @@ class LinearGaussianParams:
     action_cost: float = 1.0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or self.size < 8:
-            raise ValueError(f"size is {self.size!r}; expected at least 8 pixels")
-        if self.obs_type not in ("pixels", "measurement"):
-            raise ValueError(f"obs_type is {self.obs_type!r}; expected 'pixels' or 'measurement'")
-        for name in ("dt", "force", "measurement_std", "action_cost"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
-        for name in ("stiffness", "damping", "process_position_std", "process_velocity_std", "start_position_std"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected zero or a positive number")
+        check_size(self.size)
+        check_fields(
+            self,
+            positive=("dt", "force", "measurement_std", "action_cost"),
+            not_negative=(
+                "stiffness",
+                "damping",
+                "process_position_std",
+                "process_velocity_std",
+                "start_position_std",
+                "start_velocity_std",
+                "position_cost",
+                "velocity_cost",
+            ),
+            choices={"obs_type": ("pixels", "measurement")},
+        )
 
     @property
     def A(self) -> np.ndarray:
@@ -109,7 +116,7 @@ class LinearGaussianParams:
 class LinearGaussianDynamics(Dynamics):
     """State: x, y, vx, vy in m and m/s, y up. Action: force. The matrices are ``params.A`` … ``params.Wu``."""
 
-    variants = {"spring": LinearGaussianParams()}  # noqa: RUF012
+    variants: ClassVar = {"spring": LinearGaussianParams()}
     state_names = ("x", "y", "vx", "vy")
     reward_range = (-np.inf, 0.0)
     exploration_policy = "drift"

@@ -10,13 +10,14 @@ A *rod* has I = m l²/3, c = l/2; a *point* mass at the end has I = m l², c = l
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from gymnasium import spaces
 from numba import njit
 
 from .base import PixelEnv, PixelVectorEnv
-from .dynamics import Dynamics
+from .dynamics import Dynamics, check_fields, check_size
 from .rasterise import capsules
 
 ROD_LENGTH = 0.4  # of the image's side
@@ -49,17 +50,13 @@ class PendulumParams:
     """The velocity starts uniformly in ± this ("rod") or normally with this deviation ("point")."""
 
     def __post_init__(self) -> None:
-        if self.size not in (16, 32, 64):
-            raise ValueError(f"size is {self.size!r}; expected 16, 32 or 64 pixels")
-        if self.bob not in ("rod", "point"):
-            raise ValueError(f"bob is {self.bob!r}; expected 'rod' or 'point'")
-        if self.integrator not in ("euler", "rk4"):
-            raise ValueError(f"integrator is {self.integrator!r}; expected 'euler' or 'rk4'")
-        for name in ("mass", "length", "dt", "max_torque", "max_speed"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected a positive number")
-        if not self.damping >= 0:
-            raise ValueError(f"damping is {self.damping!r}; expected zero or a positive number")
+        check_size(self.size)
+        check_fields(
+            self,
+            positive=("mass", "length", "dt", "max_torque", "max_speed"),
+            not_negative=("gravity", "damping", "initial_angle", "initial_speed"),
+            choices={"size": (16, 32, 64), "bob": ("rod", "point"), "integrator": ("euler", "rk4")},
+        )
 
     @classmethod
     def dvbf(cls) -> "PendulumParams":
@@ -94,7 +91,7 @@ class PendulumParams:
 class PendulumDynamics(Dynamics):
     """State: angle in [−π, π) and angular velocity. Action: torque / ``max_torque``."""
 
-    variants = {"gymnasium": PendulumParams(), "dvbf": PendulumParams.dvbf()}  # noqa: RUF012
+    variants: ClassVar = {"gymnasium": PendulumParams(), "dvbf": PendulumParams.dvbf()}
     state_names = ("angle", "angular_velocity")
 
     def __init__(self, params: PendulumParams) -> None:

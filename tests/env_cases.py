@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -20,7 +21,7 @@ class ToyParams:
 class ToyDynamics(Dynamics):
     """A noisy walk on a line that ends at the goal."""
 
-    variants = {"line": ToyParams()}  # noqa: RUF012
+    variants: ClassVar = {"line": ToyParams()}
     state_names = ("x",)
     reward_range = (0.0, 1.0)
     exploration_policy = "held"

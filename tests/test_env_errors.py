@@ -53,7 +53,8 @@ def test_bad_discrete_actions_are_refused(action, message):
 BAD_OPTIONS = [
     ("reverie/Pendulum-v0", {"sise": 32}, TypeError, "no option 'sise'; did you mean size"),
     ("reverie/Pendulum-v0", {"colour": "red"}, TypeError, "no option 'colour'"),
-    ("reverie/Pendulum-v0", {"size": 17}, ValueError, "16, 32 or 64"),
+    ("reverie/Pendulum-v0", {"size": 17}, ValueError, "16 or 32 or 64"),
+    ("reverie/Pendulum-v0", {"size": 32.0}, ValueError, "whole number of pixels"),
     ("reverie/Pendulum-v0", {"variant": "double"}, ValueError, "'gymnasium', 'dvbf'"),
     ("reverie/Pendulum-v0", {"integrator": "magic"}, ValueError, "'euler' or 'rk4'"),
     ("reverie/Pendulum-v0", {"bob": "heavy"}, ValueError, "'rod' or 'point'"),
@@ -62,13 +63,14 @@ BAD_OPTIONS = [
     ("reverie/BouncingBall-v0", {"size": 4}, ValueError, "at least 8"),
     ("reverie/BouncingBall-v0", {"frames": "grey"}, ValueError, "'smooth' or 'binary'"),
     ("reverie/BouncingBall-v0", {"physics": "bullet"}, ValueError, "'exact' or 'pymunk'"),
-    ("reverie/BouncingBall-v0", {"goal": (1.0, 16.0)}, ValueError, "not a position"),
-    ("reverie/BouncingBall-v0", {"goal": (16.0,)}, ValueError, "not a position"),
+    ("reverie/BouncingBall-v0", {"goal": (1.0, 16.0)}, ValueError, "expected .x, y. that the centre"),
+    ("reverie/BouncingBall-v0", {"goal": (16.0,)}, ValueError, "expected .x, y. that the centre"),
+    ("reverie/BouncingBall-v0", {"goal": 16.0}, ValueError, "expected .x, y. that the centre"),
     ("reverie/BouncingBall-v0", {"radius": 14.0}, ValueError, "no room"),
     ("reverie/BouncingBall-v0", {"min_speed": 20.0}, ValueError, "min_speed <= max_speed"),
     ("reverie/LinearGaussian-v0", {"obs_type": "sound"}, ValueError, "'pixels' or 'measurement'"),
-    ("reverie/LinearGaussian-v0", {"measurement_std": 0.0}, ValueError, "positive"),
-    ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "zero or a positive"),
+    ("reverie/LinearGaussian-v0", {"measurement_std": "0.1"}, ValueError, "positive"),
+    ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "not negative"),
 ]
 
 
