@@ -59,7 +59,7 @@ class Case:
         model = MODELS[self.name](self.config, self.spaces).double()
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.add_(0.1 * torch.randn_like(parameter))
+                parameter.add_(0.3 * torch.randn_like(parameter))
         return model
 
     def batch(self, *batch_shape, steps=T, seed=1, gaps=False) -> Batch:
