@@ -1,0 +1,308 @@
+"""The KVAE on the box world (Fraccaro et al. 2017, fig. 3): fill in missing frames, and generate what comes next.
+
+5000 training sequences of 20 binary frames, 32x32, pymunk, walls not drawn; 1000 test sequences that nothing looks at
+before the end. The error is the share of wrong pixels on the hidden frames. Stages can be run one by one, and go on
+where they were stopped:
+
+  data        collect what the other stages need (they do it themselves, too)
+  train       one run per seed
+  evaluate    imputation, generation, bounds
+  parity      a small budget (1024 sequences with walls, 20 epochs, the paper's decoder), beside the public code
+  ablations   the network behind alpha; training with 30 % and 40 % of the frames missing
+  oracle      what a predictor that knows the physics could do
+  pictures    alpha over the encoded box (docs/figures/alpha.png)
+
+Killed? Give the same line again.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reverie.world_models import KVAEConfig
+from reverie.world_models.training import TrainingConfig
+
+from .. import ui
+from ..results import result_path, write_atomically, write_result
+from . import kvae_ball_measures as measures
+from .kvae_ball_figures import PAPER, REFERENCES
+from .training_runs import epochs_within, newest_checkpoint, train_run, training_seconds
+
+NAME = "kvae-bouncing-ball"
+LENGTH = 20
+Stage = Literal["data", "train", "evaluate", "parity", "ablations", "oracle", "pictures"]
+STAGES = ("data", "train", "evaluate", "parity", "ablations", "oracle", "pictures")
+DATA = {  # name -> episodes, seed, walls; the paper's seeds, and one of its own for looking at while developing
+    "train": (5000, 1234, False),
+    "validation": (500, 4321, False),
+    "test": (1000, 5678, False),
+    "parity-train": (1024, 1234, True),
+    "parity-test": (320, 5678, True),
+}
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "alpha-lstm": {},
+    "alpha-mlp": {"dynamics_network": "mlp"},
+    "alpha-fifo": {"dynamics_network": "fifo"},
+    "alpha-concrete": {"dynamics_network": "concrete"},
+    "missing-0.3": {"missing": 0.3},
+    "missing-0.4": {"missing": 0.4},
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie reproduce kvae-bouncing-ball`."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training run each."""
+    stages: tuple[Stage, ...] = STAGES
+    """What to do."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    budget: float | None = None
+    """Minutes for all training; lowers the number of epochs accordingly."""
+    epochs: int | None = None
+    """Instead of the number in --training.epochs."""
+    ablation_seeds: tuple[int, ...] = (0,)
+    """Runs of each ablation."""
+    ablation_epochs: int | None = None
+    """Epochs of each ablation; by default as many as the main runs."""
+    out: Path = Path("runs/kvae-bouncing-ball")
+    """Folder for data, runs and measurements."""
+    json: Path | None = None
+    """Write the result there instead of results/kvae-bouncing-ball.json."""
+    resume: bool = True
+    """Go on with runs that are there; --no-resume refuses them."""
+    validate: bool = False
+    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
+    model: KVAEConfig = field(default_factory=KVAEConfig)
+    """The model."""
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(precision="bf16"))
+    """How the main runs and the ablations are trained (each with its own seed)."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie reproduce kvae-bouncing-ball`."""
+    experiment = Experiment(args)
+    for stage in args.stages:
+        getattr(experiment, stage)()
+    experiment.report()
+
+
+class Experiment:
+    """The stages, over one folder."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        self.opened: dict[str, Any] = {}
+        self.split = "validation" if args.validate else "test"
+        if args.device == "cpu":
+            import os
+
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+    # ---- stages ----
+
+    def data(self) -> None:
+        """Collect what the chosen stages read; the test sequences only where they are measured."""
+        chosen = set(self.args.stages)
+        wanted = ["train", "validation"] if chosen & {"train", "ablations"} else []
+        wanted += ["parity-train", "parity-test"] if "parity" in chosen else []
+        for name in wanted:
+            self.windows(name)
+
+    def train(self) -> None:
+        """The main runs."""
+        for seed in self.args.seeds:
+            self.run(self.main_folder(seed), self.args.model, replace(self.training(), seed=seed), f"seed {seed}")
+
+    def evaluate(self) -> None:
+        """Every measure on the main runs."""
+        started, per_seed = time.monotonic(), []
+        data = self.windows(self.split)
+        for seed in self.args.seeds:
+            model = self.load(self.main_folder(seed))
+            with ui.progress(f"seed {seed}: imputation") as advance:
+                found = measures.imputation(model, data, seed, progress=advance)
+                found |= measures.sampled_imputation(model, data, seed, progress=advance)
+            with ui.progress(f"seed {seed}: bounds") as advance:
+                found |= measures.bounds(model, data, seed, particles=100, progress=advance)
+            per_seed.append(found)
+        baseline = {"hamming/still": measures.baseline(data)}
+        seconds = sum(training_seconds(self.main_folder(seed)) for seed in self.args.seeds)
+        self.store("evaluate", _by_key(per_seed) | baseline, seconds + time.monotonic() - started)
+
+    def parity(self) -> None:
+        """The public code's settings on a fifth of the data."""
+        started, per_seed = time.monotonic(), []
+        training = TrainingConfig(epochs=20, schedule="staircase")
+        config = KVAEConfig(decoder="paper", warmup=0.5)  # alpha sets in at epoch 10
+        for seed in self.args.seeds:
+            folder = self.args.out / "parity" / f"seed-{seed}"
+            self.run(folder, config, replace(training, seed=seed), f"parity, seed {seed}", data="parity-train")
+            model, data = self.load(folder), self.windows("parity-test")
+            with ui.progress(f"parity, seed {seed}: imputation") as advance:
+                found = measures.imputation(model, data, seed, progress=advance)
+                found |= measures.bounds(model, data, seed, particles=0, progress=advance)
+            per_seed.append({f"parity/{key}": value for key, value in found.items()})
+        self.store("parity", _by_key(per_seed), time.monotonic() - started)
+
+    def ablations(self) -> None:
+        """Other networks behind alpha, and training with missing frames; some of the measures."""
+        started, metrics, seconds = time.monotonic(), {}, 0.0
+        data = self.windows(self.split)
+        for name, change in ABLATIONS.items():
+            config = replace(self.args.model, **{key: value for key, value in change.items() if key != "missing"})
+            per_seed = []
+            for seed in self.args.ablation_seeds:
+                training = replace(self.training(), seed=seed)
+                training = replace(training, epochs=self.args.ablation_epochs or training.epochs)
+                folder = self.args.out / name / f"seed-{seed}"
+                if name == "alpha-lstm" and seed in self.args.seeds and training.epochs == self.training().epochs:
+                    folder = self.main_folder(seed)  # the main run is this one
+                else:
+                    self.run(folder, config, training, f"{name}, seed {seed}", missing=change.get("missing", 0.0))
+                    seconds += training_seconds(folder)
+                with ui.progress(f"{name}, seed {seed}: imputation") as advance:
+                    found = measures.imputation(self.load(folder), data, seed, progress=advance)
+                per_seed.append({f"ablation/{name}/{key}": value for key, value in found.items()})
+            metrics |= _by_key(per_seed)
+        self.store("ablations", metrics, max(seconds, time.monotonic() - started))
+
+    def oracle(self) -> None:
+        """The Bayes-optimal predictor that knows the physics."""
+        from .ball_oracle import oracle_errors
+
+        started = time.monotonic()
+        data = self.windows(self.split)
+        with ui.progress("oracle", total=len(data)) as advance:
+            found = oracle_errors(data, seed=self.args.seeds[0], progress=advance)
+        self.store("oracle", found, time.monotonic() - started)
+
+    def pictures(self) -> None:
+        """alpha over the encoded box."""
+        from .kvae_ball_pictures import alpha_over_the_box
+
+        seed = self.args.seeds[0]
+        path = self.args.out / "alpha.png" if self.args.validate else Path("docs/figures/alpha.png")
+        alpha_over_the_box(self.load(self.main_folder(seed)), self.windows("validation"), path)
+        ui.say(f"wrote {path}")
+
+    def report(self) -> None:
+        """The table, and the result file of everything measured so far."""
+        stored = {stage: found for stage in STAGES if (found := self.stored(stage))}
+        if not stored:
+            return
+        metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
+        _table(metrics, "oracle" in stored)
+        if self.args.validate and self.args.json is None:
+            return
+        path = self.args.json or result_path(NAME)
+        write_result(
+            path, name=NAME, command="reverie " + " ".join(sys.argv[1:]),
+            config={"split": self.split, "epochs": self.training().epochs, "data": DATA} | asdict(self.args),
+            metrics=metrics, references=REFERENCES,
+            seconds=sum(found["seconds"] for found in stored.values()), device=self.args.device,
+        )  # fmt: skip
+        ui.say(f"wrote {path}")
+
+    # ---- what they share ----
+
+    def windows(self, name: str) -> Any:
+        """All sequences of one of the data sets, collected where that has not been done."""
+        from reverie.envs.rollouts import collect
+
+        if name in self.opened:
+            return self.opened[name]
+        episodes, seed, walls = DATA[name]
+        settings = {"physics": "pymunk", "frames": "binary", "draw_walls": walls}
+        path = self.args.out / "data" / name
+        show = sys.stderr.isatty()
+        dataset = collect(
+            "reverie/BouncingBall-v0", path, episodes=episodes, seed=seed, env_kwargs=settings,
+            max_steps=LENGTH - 1, num_envs=50, progress=show,
+        )  # fmt: skip
+        self.opened[name] = dataset.windows(LENGTH)
+        return self.opened[name]
+
+    def run(
+        self, folder: Path, config: KVAEConfig, training: TrainingConfig, label: str, *, data="train", missing=0.0
+    ) -> None:
+        """Train in `folder`, or finish what was begun there."""
+        from ..spaces import spaces_of
+
+        windows = self.windows(data)
+        # A world without reward: the heads have nothing to learn from, and their units do not matter.
+        spaces = spaces_of(windows.dataset)
+        validation = self.windows("validation") if data == "train" else None
+        shown = measures.Hidden(windows, missing, training.seed) if missing else windows
+        train_run(
+            folder, "kvae", asdict(config), shown, training, spaces, validation=validation, label=label,
+            resume=self.args.resume, extra={"experiment": NAME, "data": data, "missing": missing},
+        )  # fmt: skip
+
+    def load(self, folder: Path) -> Any:
+        """The trained model on its device; for development the newest snapshot will do."""
+        from reverie.world_models.checkpoints import load
+
+        return load(newest_checkpoint(folder) if self.args.validate else folder, self.args.device)
+
+    def main_folder(self, seed: int) -> Path:
+        return self.args.out / "main" / f"seed-{seed}"
+
+    def training(self) -> TrainingConfig:
+        """Settings of the main runs; the number of epochs that a budget allows is found once and kept."""
+        training = replace(self.args.training, epochs=self.args.epochs or self.args.training.epochs)
+        if self.args.budget is None:
+            return training
+        path = self.args.out / f"budget-{self.args.budget:g}.json"
+        if not path.exists():
+            from ..spaces import spaces_of
+
+            windows = self.windows("train")
+            again = (len(ABLATIONS) - 1) * len(self.args.ablation_seeds) if "ablations" in self.args.stages else 0
+            epochs = epochs_within(
+                self.args.budget, len(self.args.seeds) + again, "kvae", asdict(self.args.model), windows, training,
+                spaces_of(windows.dataset),
+            )  # fmt: skip
+            write_atomically(path, json.dumps({"epochs": epochs}))
+        return replace(training, epochs=json.loads(path.read_text())["epochs"])
+
+    def store(self, stage: Stage, metrics: dict[str, Any], seconds: float) -> None:
+        """Keep a stage's measurements, so that the result can be put together from stages run one by one."""
+        path = self.args.out / "measured" / self.split / f"{stage}.json"
+        write_atomically(path, json.dumps({"metrics": metrics, "seconds": seconds}, indent=1))
+
+    def stored(self, stage: Stage) -> dict[str, Any] | None:
+        path = self.args.out / "measured" / self.split / f"{stage}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+def _by_key(per_seed: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {key: [found[key] for found in per_seed] for key in per_seed[0]}
+
+
+def _table(metrics: dict[str, Any], with_oracle: bool) -> None:
+    def mean(key: str) -> float | None:
+        values = metrics.get(key)
+        return None if values is None else sum(values) / len(values) if isinstance(values, list) else values
+
+    columns = ["hidden", "smooth", "paper", "filter", "paper", "generate"] + ["oracle smooth"] * with_oracle
+    rows = []
+    for key in PAPER:
+        if key.startswith("hamming/smooth/"):
+            condition = key.removeprefix("hamming/smooth/")
+            by_filter = f"hamming/filter/{condition}"
+            row = [condition, mean(key), PAPER[key], mean(by_filter), PAPER[by_filter]]
+            row += [mean(f"hamming/generate/{condition}")] + [mean(f"{key}/oracle")] * with_oracle
+            rows.append(row)
+    ui.table(columns, rows, title="share of wrong pixels on hidden frames")
+    others = [(key, mean(key)) for key in sorted(metrics) if not key.startswith("hamming/") or "still" in key]
+    shown = [row for row in others if "/random/" not in row[0] or row[0].endswith("0.8")]
+    shown = [row for row in shown if "/consecutive/" not in row[0] or row[0].endswith("/11")]
+    ui.table(("measure", "mean over seeds"), shown)

@@ -1,0 +1,90 @@
+"""Training runs of an experiment: each in a folder of its own, with a progress bar, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import ui
+
+
+def train_run(
+    folder: Path,
+    name: str,
+    config: Mapping[str, Any],
+    data: Any,
+    training: Any,
+    spaces: Any,
+    *,
+    validation: Any = None,
+    extra: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    label: str = "training",
+) -> Path:
+    """Train model `name` with `config` in `folder`, or finish what was begun there, and return the folder.
+
+    A finished run is left as it is, if it has these settings.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings, or holds any and `resume` is False.
+    """
+    import torch
+    from reverie.world_models.checkpoints import build
+    from reverie.world_models.training import fit
+
+    torch.manual_seed(training.seed)
+    model = build(name, dict(config), spaces)
+    steps = max(1, len(data) // training.batch_size) * training.epochs
+    with ui.progress(label, total=steps) as advance:
+        fit(
+            model, data, training, out=folder, validation=validation, resume=resume, extra=extra,
+            on_step=lambda step, total, loss: advance(completed=step, loss=loss),
+        )  # fmt: skip
+    return folder
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The finished model of a run, or its newest snapshot.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    if (folder / "config.json").is_file():
+        return folder
+    snapshots = sorted(path for path in (folder / "steps").glob("*") if path.suffix != ".tmp")
+    if not snapshots:
+        raise FileNotFoundError(f"{folder} holds no trained model; run the stage `train` first")
+    return snapshots[-1]
+
+
+def training_seconds(folder: Path) -> float:
+    """Time that a run has spent on its epochs so far."""
+    path = folder / "metrics.jsonl"
+    if not path.exists():
+        return 0.0
+    return sum(json.loads(line)["epoch_seconds"] for line in path.read_text().splitlines())
+
+
+def epochs_within(
+    minutes: float, num_runs: int, name: str, config: Mapping[str, Any], data: Any, training: Any, spaces: Any
+) -> int:
+    """Epochs that each of `num_runs` runs can have, from the speed of a short trial; at most `training.epochs`."""
+    import torch
+    from reverie.world_models.checkpoints import build
+    from reverie.world_models.training import fit
+
+    warm, timed = 5, 30
+    stamps: list[float] = []
+    torch.manual_seed(training.seed)
+    fit(
+        build(name, dict(config), spaces), data, replace(training, epochs=max(1, training.epochs)),
+        on_step=lambda step, total, loss: stamps.append(time.monotonic()), stop_after=warm + timed,
+    )  # fmt: skip
+    per_step = (stamps[-1] - stamps[warm - 1]) / (len(stamps) - warm)
+    per_epoch = per_step * max(1, len(data) // training.batch_size)
+    epochs = int(60 * minutes / (num_runs * per_epoch))
+    return max(1, min(epochs, training.epochs))

@@ -1,0 +1,97 @@
+"""The KVAE experiments end to end on tiny data: stages, keys, resuming, and what must not be touched."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reverie.scripts.reproduce import kvae_ball_figures as figures
+from reverie.scripts.reproduce import kvae_ball_measures as measures
+from reverie.scripts.reproduce import kvae_bouncing_ball as ball
+from reverie.world_models import KVAEConfig
+from reverie.world_models.training import TrainingConfig
+
+
+@pytest.fixture
+def args(tmp_path, monkeypatch):
+    small = {name: (40 if name == "train" else 8, seed, walls) for name, (_, seed, walls) in ball.DATA.items()}
+    monkeypatch.setattr(ball, "DATA", small)
+    return ball.Args(
+        seeds=(0, 1), stages=("data", "train", "evaluate"), out=tmp_path / "run", json=tmp_path / "result.json",
+        model=KVAEConfig(network="mlp", hidden=(8,), dynamics_units=5),
+        training=TrainingConfig(epochs=1, batch_size=8),
+    )  # fmt: skip
+
+
+def test_ball_experiment_measures_every_published_key(args):
+    ball.main(args)
+    result = json.loads(args.json.read_text())
+    metrics = result["metrics"]
+    assert set(figures.PAPER) <= set(metrics)
+    for method in ("smooth", "filter", "generate"):
+        for condition in [f"random/{p}" for p in figures.PROBABILITIES] + [f"consecutive/{n}" for n in figures.COUNTS]:
+            assert len(metrics[f"hamming/{method}/{condition}"]["values"]) == 2
+            assert 0 <= metrics[f"hamming-sampled/{method}/{condition}"]["mean"] <= 1
+    assert metrics["iwae-100"]["mean"] > metrics["elbo"]["mean"]
+    assert metrics["elbo"]["mean"] == pytest.approx(20 * metrics["elbo_per_frame"]["mean"])
+    assert result["references"]["paper"] == figures.PAPER
+    assert result["seconds"] > 0 and result["config"]["split"] == "test"
+
+
+def test_finished_runs_are_not_trained_again_and_other_settings_are_refused(args):
+    args = replace(args, stages=("train",), seeds=(0,))
+    ball.main(args)
+    log = args.out / "main" / "seed-0" / "metrics.jsonl"
+    before = log.read_text()
+    ball.main(args)
+    assert log.read_text() == before
+    with pytest.raises(ValueError, match="already holds a run"):
+        ball.main(replace(args, resume=False))
+    with pytest.raises(ValueError, match="other settings"):
+        ball.main(replace(args, epochs=2))
+
+
+def test_training_and_validating_leave_the_test_sequences_alone(args):
+    ball.main(replace(args, stages=("data", "train", "evaluate"), seeds=(0,), validate=True))
+    collected = {path.name for path in (args.out / "data").iterdir()}
+    assert collected == {"train", "validation"}
+    assert json.loads(args.json.read_text())["config"]["split"] == "validation"
+
+
+def test_stages_run_one_by_one_make_one_result(args):
+    ball.main(replace(args, stages=("train",)))
+    assert not args.json.exists()
+    ball.main(replace(args, stages=("evaluate",), seeds=(0, 1)))
+    first = set(json.loads(args.json.read_text())["metrics"])
+    (args.out / "measured" / "test" / "oracle.json").write_text('{"metrics": {"x/oracle": 1.0}, "seconds": 1}')
+    ball.main(replace(args, stages=()))
+    assert set(json.loads(args.json.read_text())["metrics"]) == first | {"x/oracle"}
+
+
+def test_a_budget_lowers_the_number_of_epochs_once(args, monkeypatch):
+    seen = []
+
+    def epochs_within(minutes, runs, *rest):
+        seen.append((minutes, runs))
+        return 3
+
+    monkeypatch.setattr(ball, "epochs_within", epochs_within)
+    experiment = ball.Experiment(replace(args, budget=5.0, stages=("train", "ablations")))
+    assert experiment.training().epochs == experiment.training().epochs == 3
+    assert seen == [(5.0, 2 + 5)]
+
+
+def test_hidden_frames_stay_hidden(args):
+    experiment = ball.Experiment(args)
+    windows = measures.Hidden(experiment.windows("train"), 0.4, seed=0)
+    first, again = windows[np.arange(40)]["mask"], windows[np.arange(40)]["mask"]
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(windows[np.array([7, 3])]["mask"], first[[7, 3]])
+    assert first[:, 0].all() and 1 - first[:, 1:].mean() == pytest.approx(0.4, abs=0.06)
+
+
+def test_published_series_are_complete():
+    assert len(figures.PAPER) == 36 and len(figures.PUBLIC_CODE) == 55
+    assert figures.PAPER["hamming/smooth/random/0.8"] == 0.0128
+    assert figures.PAPER["hamming/filter/consecutive/11"] == 0.0220
+    assert figures.PUBLIC_CODE["parity/hamming/smooth/consecutive/11"] == 0.0275
