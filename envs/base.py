@@ -112,6 +112,9 @@ class PixelVectorEnv(VectorEnv):
             raise ValueError(f"max_episode_steps is {max_episode_steps}; expected at least 1, or None for no limit")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"a vector environment renders to 'rgb_array' only, found render_mode={render_mode!r}")
+        modes = [mode.value for mode in AutoresetMode]
+        if autoreset_mode not in (*AutoresetMode, *modes):
+            raise ValueError(f"unknown autoreset_mode {autoreset_mode!r}; expected one of {', '.join(modes)}")
         self.dynamics = self.dynamics_type.from_options(**options)
         self.num_envs = num_envs
         self.max_episode_steps = max_episode_steps

@@ -130,22 +130,25 @@ class LinearGaussianDynamics(Dynamics):
         else:
             self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
-        self._A, self._B, self._C, self._Wx, self._Wu = params.A, params.B, params.C, params.Wx, params.Wu
-        self._process = np.sqrt(params.Q)  # Q, R and P0 are diagonal
-        self._measurement = np.sqrt(params.R)
-        self._start = np.sqrt(params.P0)
+        self._A, self._B = params.A, params.B
+        # every covariance and cost is diagonal
+        self._process_std, self._measurement_std, self._start_std = (
+            np.sqrt(covariance.diagonal()) for covariance in (params.Q, params.R, params.P0)
+        )
+        self._state_cost, self._action_cost = params.Wx.diagonal(), params.Wu.diagonal()
 
     def initial(self, rng: np.random.Generator) -> np.ndarray:
-        return self.params.m0 + self._start.diagonal() * rng.standard_normal(4)
+        return self.params.m0 + self._start_std * rng.standard_normal(4)
 
     def transition(self, state: np.ndarray, action: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        following = _affine(state, self._A, action.astype(np.float64), self._B)
-        return following if noise is None else following + noise * self._process.diagonal()
+        state = np.ascontiguousarray(state, dtype=np.float64)  # one memory layout, so that the kernel is compiled once
+        following = _affine(state, self._A, np.ascontiguousarray(action, dtype=np.float64), self._B)
+        return following if noise is None else following + noise * self._process_std
 
     def measure(self, state: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         """Measurements ``(num, 2)`` of the position in m; ``noise`` is standard normal, None takes its mean, zero."""
         position = state[:, :2].copy()
-        return position if noise is None else position + noise * self._measurement.diagonal()
+        return position if noise is None else position + noise * self._measurement_std
 
     def observation(self, state: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
         measurement = self.measure(state, noise)
@@ -158,7 +161,7 @@ class LinearGaussianDynamics(Dynamics):
 
     def reward(self, state: np.ndarray, action: np.ndarray, next_state: np.ndarray) -> np.ndarray:
         force = action.astype(np.float64)
-        return -((state**2 * self._Wx.diagonal()).sum(-1) + (force**2 * self._Wu.diagonal()).sum(-1))
+        return -((state**2 * self._state_cost).sum(-1) + (force**2 * self._action_cost).sum(-1))
 
     def goal(self, state: np.ndarray) -> np.ndarray:
         return np.zeros_like(state)

@@ -109,7 +109,9 @@ class PendulumDynamics(Dynamics):
         return np.array([angle, params.initial_speed * rng.standard_normal()])
 
     def transition(self, state: np.ndarray, action: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
-        params, following = self.params, np.empty_like(state)
+        params = self.params
+        state = np.ascontiguousarray(state, dtype=np.float64)  # one memory layout, so that the kernel is compiled once
+        following = np.empty_like(state)
         _step(
             state,
             params.max_torque * action[:, 0].astype(np.float64),

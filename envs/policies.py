@@ -2,7 +2,8 @@
 
 A policy acts for a batch of environments at once: ``reset(mask, rng)`` begins new episodes where ``mask`` is True, and
 ``act(obs, rng)`` maps observations ``(num, ...)`` to actions ``(num, *action_space.shape)``. None of them looks at what
-it sees, and all of them stay within the action space; time scales are in steps.
+it sees, and all of them stay within the action space; time scales are in steps. What is random is drawn for the whole
+batch at once, so ``rng`` may also be an object that keeps one generator per episode.
 """
 
 import math

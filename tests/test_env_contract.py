@@ -128,6 +128,26 @@ def test_seed_determines_the_rollout(name, options):
     assert len({digest(frame) for frame in first[0]}) > 2, "the picture does not move"
 
 
+# What each id does with seed 123 and seeded random actions: last state, return, sum of the last frame. A change of
+# these numbers is a change of behaviour, which needs a new version of the id (v1), not new numbers.
+BEHAVIOUR = {
+    "reverie/Pendulum-v0": ([-3.137887, 6.709396], -52.124393, 15557),
+    "reverie/PendulumDamped-v0": ([-1.761299, 1.233433], -62.672401, 3921),
+    "reverie/BouncingBall-v0": ([15.836975, 14.513117, -4.234594, 9.355359], 2.212229, 7301),
+    "reverie/BouncingBallThrust-v0": ([25.254494, 8.6099, 2.153089, 3.877379], 1.686350, 7292),
+    "reverie/LinearGaussian-v0": ([0.202568, -0.196126, 0.649062, -0.081626], -9.661422, 4076),
+}
+
+
+@every_builtin
+def test_behaviour_of_a_version_never_changes(name):
+    observations, rewards, states, _ = rollout(name, {}, seed=123)
+    state, total, brightness = BEHAVIOUR[name]
+    np.testing.assert_allclose(states[-1], state, atol=1e-5)
+    assert rewards.sum() == pytest.approx(total, abs=1e-5)
+    assert observations[-1].sum(dtype=int) == pytest.approx(brightness, abs=3)
+
+
 @every_case
 def test_vector_modes_agree_with_single_environments(name, options):
     num, steps = 3, 6

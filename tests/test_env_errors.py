@@ -88,7 +88,7 @@ def test_bad_vector_arguments_are_refused():
         ({"num_envs": 0}, "at least 1"),
         ({"num_envs": 2, "max_episode_steps": 0}, "max_episode_steps is 0"),
         ({"num_envs": 2, "render_mode": "human"}, "'rgb_array' only"),
-        ({"num_envs": 2, "autoreset_mode": "sometimes"}, "sometimes"),
+        ({"num_envs": 2, "autoreset_mode": "sometimes"}, "'sometimes'; expected one of NextStep, SameStep, Disabled"),
     ]:
         with pytest.raises(ValueError, match=message):
             make(**arguments)
