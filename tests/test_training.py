@@ -99,8 +99,8 @@ def test_two_processes_equal_one(tmp_path):
     script.write_text(SETUP + textwrap.dedent(body))
     env = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     subprocess.run([sys.executable, script, str(tmp_path / "one")], check=True, env=env)
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29613"]
-    subprocess.run([*run, str(script), str(tmp_path / "two")], check=True, env=env, capture_output=True)
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*run, str(script), str(tmp_path / "two")], check=True, env=env)
     one, two = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     fresh = lgssm().state_dict()
     assert any((one[name] - fresh[name]).abs().max() > 1e-3 for name in one)
@@ -122,7 +122,7 @@ def test_a_frozen_group_stays_and_its_moments_start_at_zero(tmp_path):
 def test_divergence_stops_early_and_names_the_term():
     model = kvae()
     with torch.no_grad():
-        model.decoder.layers[0].weight.fill_(float("nan"))
+        model.decoder.linear.weight.fill_(float("nan"))
     with pytest.raises(TrainingDiverged, match=r"step 0 .*\['reconstruction'\].*learning rate"):
         fit(model, DATA, CONFIG)
 
@@ -189,7 +189,7 @@ def test_training_json_holds_the_settings(tmp_path):
     settings = json.loads((tmp_path / "training.json").read_text())
     assert settings["training"]["epochs"] == 3 and settings["model"] == "kvae"
     assert settings["extra"] == {"data": {"path": "somewhere"}}
-    assert settings["config"]["hidden"] == [16]
+    assert settings["config"]["channels"] == [8, 8]
 
 
 def test_same_seed_same_weights():

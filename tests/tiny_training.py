@@ -44,7 +44,7 @@ def windows(num, image, seed=0, length=6):
 
 def kvae(seed=0):
     torch.manual_seed(seed)
-    config = KVAEConfig(a_dim=2, z_dim=3, num_mixtures=2, network="mlp", hidden=(16,), dynamics_units=5, head_units=7)
+    config = KVAEConfig(a_dim=2, z_dim=3, num_mixtures=2, channels=(8, 8), dynamics_units=5, head_units=7)
     return KVAE(config, Spaces((1, 4, 4), 1))
 
 

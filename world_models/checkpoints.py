@@ -41,7 +41,7 @@ def save(model: WorldModel, folder: str | os.PathLike, *, extra: dict[str, Any] 
         "spaces": model.spaces.to_json(),
         "extra": extra or {},
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_safetensors(folder / "model.safetensors", tensors)
     write_json(folder / "config.json", config)
     return folder
@@ -149,7 +149,8 @@ def write_safetensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write beside the final name, then rename."""
     temporary = path.with_name(path.name + ".tmp")
     try:
-        save_file(tensors, temporary)
+        # Convolution weights, and so their moments, are in channels-last memory, which the format does not know.
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
