@@ -1,87 +1,30 @@
-"""What every world model promises, checked on every registered one.
+"""What every world model promises: its verbs agree, and what must not matter does not."""
 
-A new model needs an entry in `CONTRACT`: tiny, with pairwise different sizes and at least one axis of size 1.
-"""
+from dataclasses import replace
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
-
-import own_world_model
 import pytest
 import torch
-from reverie.world_models import MODELS, Batch, KVAEConfig, LGSSMConfig, Spaces, State, WorldModel, checkpoints
+from reverie.world_models import (
+    MODELS,
+    State,
+    WorldModel,
+)
 from reverie.world_models.bounds import log_weights
-from reverie.world_models.capabilities import HasCode, LinearGaussian, PredictsReward, Proposes
+from reverie.world_models.capabilities import Proposes
 from reverie.world_models.distributions import draw
-
-VECTORS = Spaces((3,), 2, reward_mean=-0.5, reward_std=2.0)
-IMAGES = Spaces((1, 7, 5), 2, reward_mean=-0.5, reward_std=2.0)
-CONV_IMAGES = Spaces((3, 4, 8), 1)
-KVAE = {"a_dim": 2, "z_dim": 3, "num_mixtures": 2, "hidden": (6,), "dynamics_units": 5, "head_units": 4}
-CONV = KVAE | {"network": "conv", "channels": (4, 5)}
-
-CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
-    "kvae": {
-        "mlp-lstm": (KVAEConfig(**KVAE | {"network": "mlp"}), IMAGES),
-        "conv-mlp-gaussian": (KVAEConfig(**CONV, dynamics_network="mlp", likelihood="gaussian"), CONV_IMAGES),
-        "paper-fifo": (KVAEConfig(**CONV, dynamics_network="fifo", decoder="paper"), CONV_IMAGES),
-        "concrete": (KVAEConfig(**KVAE | {"network": "mlp"}, dynamics_network="concrete", refinements=1), IMAGES),
-    },
-    "lgssm": {
-        "optimal": (LGSSMConfig(z_dim=2, proposal="optimal"), VECTORS),
-        "prior": (LGSSMConfig(z_dim=1, proposal="prior"), VECTORS),
-        "exact": (LGSSMConfig(z_dim=4), replace(VECTORS, frame_shape=(1,))),
-    },
-    "own": {
-        "vectors": (own_world_model.OwnConfig(), VECTORS),
-        "images": (own_world_model.OwnConfig(z_dim=4), IMAGES),
-    },
-}
-LOOSER_PROPOSALS = ("prior", "optimal")  # of the LGSSM, whose loss is the exact evidence
-KVAE_GAPS = "the loss feeds imputed codes to alpha without conditioning on them (thesis), which is no bound"
-T = 6
-RANKS = [(), (5,), (1, 3)]
-
-
-def test_every_model_is_under_contract():
-    assert MODELS.keys() <= CONTRACT.keys(), "add a tiny config to CONTRACT for every registered model"
-
-
-@dataclass(frozen=True)
-class Case:
-    name: str
-    config: Any
-    spaces: Spaces
-
-    def build(self) -> WorldModel:
-        """The model in float64, away from the zeros and identities it starts from, where mistakes hide."""
-        torch.manual_seed(0)
-        model = MODELS[self.name](self.config, self.spaces).double()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.add_(0.3 * torch.randn_like(parameter))
-        return model
-
-    def batch(self, *batch_shape, steps=T, seed=1, gaps=False) -> Batch:
-        """Random windows; with `gaps` frames are missing at random and in a row, and the last steps are invalid."""
-        generator = seeded(seed)
-        shape = (*batch_shape, steps)
-        frames = torch.rand(*shape, *self.spaces.frame_shape, generator=generator, dtype=torch.float64)
-        actions = 2 * torch.rand(*shape, self.spaces.action_dim, generator=generator, dtype=torch.float64) - 1
-        rewards = torch.randn(shape, generator=generator, dtype=torch.float64)
-        time = torch.arange(steps).expand(shape)
-        mask, valid = torch.ones(2, *shape, dtype=torch.bool)
-        if gaps:
-            mask = (time != 1) & (torch.rand(shape, generator=generator) < 0.7) | (time == 0)
-            valid = time < steps - 1
-        return Batch(frames, actions, rewards, time == steps - 2, time == 0, mask, valid)
-
-
-CASES = [
-    pytest.param(Case(name, config, spaces), id=f"{name}-{variant}")
-    for name, variants in CONTRACT.items()
-    for variant, (config, spaces) in variants.items()
-]
+from world_model_contract import (
+    CASES,
+    CONTRACT,
+    RANKS,
+    T,
+    assert_finite,
+    assert_states_close,
+    flags,
+    hidden,
+    loss_and_gradients,
+    seeded,
+    step,
+)
 
 
 @pytest.fixture(params=CASES)
@@ -94,40 +37,16 @@ def model(case):
     return case.build()
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
+def test_every_model_is_under_contract():
+    ours = {name for name, model in MODELS.items() if model.__module__.startswith("reverie.")}
+    assert ours <= CONTRACT.keys(), "add a tiny config to CONTRACT for every registered model"
 
 
-def flags(batch):
-    return {"mask": batch.mask, "valid": batch.valid, "is_first": batch.is_first}
-
-
-def hidden(batch, value=torch.nan):
-    """The same windows with `value` in every frame that is not observed."""
-    observed = batch.observed.reshape(batch.observed.shape + (1,) * (batch.frames.ndim - batch.observed.ndim))
-    return replace(batch, frames=torch.where(observed, batch.frames, value))
-
-
-def step(tensor, t, batch_rank):
-    return tensor[(slice(None),) * batch_rank + (t,)]
-
-
-def assert_states_close(ours, theirs, **tolerance):
-    for name, leaf in ours.tensors().items():
-        other = theirs.tensors()[name]
-        torch.testing.assert_close(leaf, other, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
-
-
-def assert_finite(state):
-    for name, leaf in state.tensors().items():
-        assert bool(torch.isfinite(leaf).all()), name
-
-
-def loss_and_gradients(model, batch, progress=1.0):
-    model.zero_grad()
-    loss = model.loss(batch, progress=progress, generator=seeded())
-    loss.total.backward()
-    return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+def test_batches_of_the_contract_have_gaps():
+    """The suite is only as good as its windows."""
+    batch = CASES[0].values[0].batch(5, gaps=True)
+    assert not bool(batch.mask.all()) and not bool(batch.valid.all())
+    assert bool(batch.observed[:, 0].all())
 
 
 # ---- shapes ----
@@ -411,199 +330,3 @@ def test_candidates_draw_their_own_noise(case, model):
     actions = batch.actions.unsqueeze(1).expand(-1, 4, -1, -1)
     frames = model.decode(model.imagine(state, actions, generator=seeded())).mean
     assert float(frames.std(1).amin((0, 1)).max()) > 0
-
-
-# ---- learning ----
-
-
-def test_every_parameter_learns(case, model):
-    batch = case.batch(5, gaps=True)
-    touched = set()
-    for progress in (0.0, 0.5, 1.0):
-        loss, gradients = loss_and_gradients(model, batch, progress)
-        assert bool(torch.isfinite(loss.total))
-        for name, gradient in gradients.items():
-            assert bool(torch.isfinite(gradient).all()), name
-            if bool(gradient.any()):
-                touched.add(name)
-    assert touched == {name for name, _ in model.named_parameters()}
-
-
-def test_parameter_groups_partition_the_parameters(case, model):
-    everything = {id(parameter) for parameter in model.parameters()}
-    layouts = []
-    for progress in (0.0, 0.1, 0.5, 1.0):
-        groups = model.parameter_groups(progress)
-        members = [id(parameter) for group in groups for parameter in group["params"]]
-        assert len(members) == len(set(members)), "a parameter is in two groups"
-        assert set(members) == everything, "a parameter is in no group"
-        assert all(group["lr_factor"] >= 0 for group in groups)
-        assert any(group["lr_factor"] > 0 for group in groups)
-        layouts.append([(group["name"], [id(parameter) for parameter in group["params"]]) for group in groups])
-        assert len({name for name, _ in layouts[-1]}) == len(groups), "group names must differ"
-    assert all(layout == layouts[0] for layout in layouts)
-    factors = {group["name"]: group["lr_factor"] for group in model.parameter_groups(1.0)}
-    assert all(factor > 0 for factor in factors.values()), "at the end of training everything learns"
-
-
-@pytest.mark.parametrize("gaps", [False, True])
-def test_elbo_is_the_mean_log_weight_of_one_particle(case, model, gaps, request):
-    """The loss and the proposal state one density, one posterior and one context."""
-    if not isinstance(model, Proposes):
-        pytest.skip("the model has no proposal")
-    if gaps and case.name == "kvae":
-        request.applymarker(pytest.mark.xfail(strict=True, reason=KVAE_GAPS))
-    batch, repeats = case.batch(2, steps=4, gaps=gaps), 3000
-    with torch.no_grad():
-        bounds = model.loss(
-            batch.map(lambda leaf: leaf.expand(repeats, *leaf.shape)), generator=seeded(1)
-        ).elbo.sum(-1)  # fmt: skip
-        weights = log_weights(model, batch, repeats, generator=seeded(2)).T
-    error = ((bounds.var(0) + weights.var(0)) / repeats).sqrt()
-    if getattr(case.config, "proposal", None) in LOOSER_PROPOSALS:
-        assert bool((weights.mean(0) < bounds.mean(0) + 4 * error + 1e-9).all())
-        return
-    assert bool(((bounds.mean(0) - weights.mean(0)).abs() <= 4 * error + 1e-9).all()), (
-        f"ELBO {bounds.mean(0).tolist()}, log-weight {weights.mean(0).tolist()}, standard error {error.tolist()}"
-    )
-
-
-def test_calls_leave_nothing_on_the_module(case, model):
-    batch = case.batch(5)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    attributes = set(vars(model))
-    first = model.observe(batch.frames, batch.actions, sample=False)
-    model.loss(batch, generator=seeded())
-    model.observe(*[tensor + 0.1 for tensor in (batch.frames, batch.actions)], sample=False)
-    assert_states_close(model.observe(batch.frames, batch.actions, sample=False), first, rtol=0.0, atol=0.0)
-    assert set(vars(model)) == attributes
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_checkpoint_restores_the_model_bit_for_bit(case, tmp_path):
-    model = case.build().float()
-    checkpoints.save(model, tmp_path / "checkpoint")
-    loaded = checkpoints.load(tmp_path / "checkpoint")
-    assert type(loaded) is type(model)
-    assert (loaded.config, loaded.spaces) == (model.config, model.spaces)
-    for name, value in model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], value), name
-    batch = case.batch(5, gaps=True).to(torch.float32)
-    totals = [item.eval().loss(batch, generator=seeded()).total for item in (model, loaded)]
-    assert bool(torch.isfinite(totals[0]))
-    assert torch.equal(*totals)
-
-
-def test_states_detach_and_cast(case, model):
-    batch = case.batch(5)
-    states = model.observe(batch.frames, batch.actions, generator=seeded())
-    assert any(leaf.requires_grad for leaf in states.tensors().values())
-    assert not any(leaf.requires_grad for leaf in states.detach().tensors().values())
-    model = model.float()
-    narrow = model.imagine(states.detach().to(torch.float32).index(-1), batch.actions.float(), generator=seeded())
-    assert all(leaf.dtype == torch.float32 for leaf in narrow.tensors().values() if leaf.is_floating_point())
-
-
-# ---- capabilities ----
-
-
-@pytest.mark.parametrize("shape", RANKS)
-def test_capabilities_have_their_shapes(case, model, shape):
-    batch = case.batch(*shape)
-    states = model.observe(batch.frames, batch.actions, generator=seeded())
-    if isinstance(model, PredictsReward):
-        assert model.reward(states, batch.actions).shape == (*shape, T)
-        chance = model.continues(states)
-        assert chance.shape == (*shape, T)
-        assert bool(((chance >= 0) & (chance <= 1)).all())
-        candidates = states.index(-1).expand(4)
-        actions = step(batch.actions, 0, len(shape)).unsqueeze(-2).expand(*shape, 4, -1)
-        assert model.reward(candidates, actions).shape == (*shape, 4)
-    if isinstance(model, HasCode):
-        assert model.encode(batch.frames).shape == model.code(states).shape
-        assert model.code(states).shape[:-1] == (*shape, T)
-    if isinstance(model, Proposes):
-        predicted = model.initial_state(shape, generator=seeded())
-        context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid)
-        first = None if context is None else context.index(0) if isinstance(context, State) else context[..., 0, :]
-        proposal = model.propose(predicted, step(batch.frames, 0, len(shape)), first, generator=seeded())
-        assert proposal.state.batch_shape == proposal.log_weight.shape == shape
-        assert torch.broadcast_shapes(torch.as_tensor(proposal.log_q_discrete).shape, shape) == shape
-
-
-def test_reward_is_in_the_units_of_the_world(case, model):
-    """The same network under other normalisation constants gives the affinely transformed reward."""
-    if not isinstance(model, PredictsReward):
-        pytest.skip("the model predicts no reward")
-    batch = case.batch(5)
-    states = model.observe(batch.frames, batch.actions, sample=False)
-    reward = model.reward(states, batch.actions)
-    standard = (reward - case.spaces.reward_mean) / case.spaces.reward_std
-    model.spaces = replace(case.spaces, reward_mean=7.0, reward_std=3.0)
-    torch.testing.assert_close(model.reward(states, batch.actions), 7.0 + 3.0 * standard)
-
-
-def test_linear_gaussian_path_is_the_imagined_one(case, model):
-    if not isinstance(model, LinearGaussian):
-        pytest.skip("the model is not locally linear-Gaussian")
-    batch = case.batch(5)
-    state = model.observe(batch.frames, batch.actions, sample=False).index(-1)
-    path = model.linear_gaussian(state, batch.actions)
-    imagined = model.imagine(state, batch.actions, sample=False)
-    mean = path.mean
-    for t in range(T):
-        control = (path.B[:, t] @ batch.actions[:, t, :, None])[..., 0]
-        mean = (path.A[:, t] @ mean[..., None])[..., 0] + control
-        code = (path.C[:, t] @ mean[..., None])[..., 0]
-        torch.testing.assert_close(code, model.code(imagined.index(t)))
-    z, d = path.A.shape[-1], path.C.shape[-2]
-    assert path.cov.shape == (5, z, z)
-    for matrix, size in ((path.Q, z), (path.R, d)):
-        assert matrix.shape == (5, T, size, size)
-        assert bool((torch.linalg.eigvalsh(matrix) > -1e-12).all())
-
-
-# ---- mistakes ----
-
-
-def test_mistakes_say_what_was_found(case, model):
-    batch = case.batch(5)
-    for verb in (model.observe, model.smooth):
-        with pytest.raises(ValueError, match=r"frames must have shape \(\*batch, T, .*found \(5, 6"):
-            verb(torch.cat([batch.frames, batch.frames], -1), batch.actions)
-        with pytest.raises(ValueError, match=r"actions must have shape \(5, 6, .*found \(5, 5, "):
-            verb(batch.frames, batch.actions[:, 1:])
-        with pytest.raises(ValueError, match=r"mask must have shape \(5, 6\), found \(5, 5\)"):
-            verb(batch.frames, batch.actions, mask=batch.mask[:, 1:])
-        with pytest.raises(TypeError, match=r"is_first must be a bool tensor, found torch.float64"):
-            verb(batch.frames, batch.actions, is_first=batch.is_first.double())
-        with pytest.raises(TypeError, match=r"frames must be floating point.*found torch.uint8"):
-            verb((255 * batch.frames).byte(), batch.actions)
-        with pytest.raises(ValueError, match="at least one frame, found T = 0"):
-            verb(batch.frames[:, :0], batch.actions[:, :0])
-    state = model.observe(batch.frames, batch.actions, sample=False).index(-1)
-    with pytest.raises(ValueError, match=r"imagine needs actions of shape \(5, 'H', .*found \(4, 6, "):
-        model.imagine(state, batch.actions[:4])
-    for nothing in (
-        replace(batch, mask=torch.zeros_like(batch.mask)),
-        replace(batch, valid=torch.zeros_like(batch.valid)),
-    ):
-        with pytest.raises(ValueError, match="at least one observed frame"):
-            model.loss(nothing)
-
-
-def test_loss_refuses_windows_of_another_world(case, model):
-    batch = case.batch(5)
-    frames = torch.cat([batch.frames, batch.frames], -1)
-    with pytest.raises(ValueError, match=r"frames must have shape"):
-        model.loss(replace(batch, frames=frames))
-    with pytest.raises(ValueError, match=r"actions must have shape"):
-        model.loss(replace(batch, actions=torch.cat([batch.actions, batch.actions], -1)))
-
-
-def test_batches_of_the_contract_have_gaps():
-    """The suite is only as good as its windows."""
-    batch = CASES[0].values[0].batch(5, gaps=True)
-    assert not bool(batch.mask.all()) and not bool(batch.valid.all())
-    assert bool(batch.observed[:, 0].all())
-    assert {item.name for item in fields(batch)} >= {"frames", "mask", "valid"}

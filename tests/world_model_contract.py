@@ -1,0 +1,111 @@
+"""The tiny models of the contract suite, their windows, and what its tests compare with.
+
+A new model needs an entry in `CONTRACT`: tiny, with pairwise different sizes and at least one axis of size 1.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import own_world_model
+import pytest
+import torch
+from reverie.world_models import MODELS, Batch, KVAEConfig, LGSSMConfig, Spaces, WorldModel
+
+VECTORS = Spaces((3,), 2, reward_mean=-0.5, reward_std=2.0)
+IMAGES = Spaces((1, 7, 5), 2, reward_mean=-0.5, reward_std=2.0)
+CONV_IMAGES = Spaces((3, 4, 8), 1)
+KVAE = {"a_dim": 2, "z_dim": 3, "num_mixtures": 2, "hidden": (6,), "dynamics_units": 5, "head_units": 4}
+CONV = KVAE | {"network": "conv", "channels": (4, 5)}
+
+CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
+    "kvae": {
+        "mlp-lstm": (KVAEConfig(**KVAE | {"network": "mlp"}), IMAGES),
+        "conv-mlp-gaussian": (KVAEConfig(**CONV, dynamics_network="mlp", likelihood="gaussian"), CONV_IMAGES),
+        "paper-fifo": (KVAEConfig(**CONV, dynamics_network="fifo", decoder="paper"), CONV_IMAGES),
+        "concrete": (KVAEConfig(**KVAE | {"network": "mlp"}, dynamics_network="concrete", refinements=1), IMAGES),
+    },
+    "lgssm": {
+        "optimal": (LGSSMConfig(z_dim=2, proposal="optimal"), VECTORS),
+        "prior": (LGSSMConfig(z_dim=1, proposal="prior"), VECTORS),
+        "exact": (LGSSMConfig(z_dim=4), replace(VECTORS, frame_shape=(1,))),
+    },
+    "own": {
+        "vectors": (own_world_model.OwnConfig(), VECTORS),
+        "images": (own_world_model.OwnConfig(z_dim=4), IMAGES),
+    },
+}
+T = 6
+RANKS = [(), (5,), (1, 3)]
+
+
+@dataclass(frozen=True)
+class Case:
+    name: str
+    config: Any
+    spaces: Spaces
+
+    def build(self) -> WorldModel:
+        """The model in float64, away from the zeros and identities it starts from, where mistakes hide."""
+        torch.manual_seed(0)
+        model = MODELS[self.name](self.config, self.spaces).double()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.3 * torch.randn_like(parameter))
+        return model
+
+    def batch(self, *batch_shape, steps=T, seed=1, gaps=False) -> Batch:
+        """Random windows; with `gaps` frames are missing at random and in a row, and the last steps are invalid."""
+        generator = seeded(seed)
+        shape = (*batch_shape, steps)
+        frames = torch.rand(*shape, *self.spaces.frame_shape, generator=generator, dtype=torch.float64)
+        actions = 2 * torch.rand(*shape, self.spaces.action_dim, generator=generator, dtype=torch.float64) - 1
+        rewards = torch.randn(shape, generator=generator, dtype=torch.float64)
+        time = torch.arange(steps).expand(shape)
+        mask, valid = torch.ones(2, *shape, dtype=torch.bool)
+        if gaps:
+            mask = (time != 1) & (torch.rand(shape, generator=generator) < 0.7) | (time == 0)
+            valid = time < steps - 1
+        return Batch(frames, actions, rewards, time == steps - 2, time == 0, mask, valid)
+
+
+CASES = [
+    pytest.param(Case(name, config, spaces), id=f"{name}-{variant}")
+    for name, variants in CONTRACT.items()
+    for variant, (config, spaces) in variants.items()
+]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def flags(batch):
+    return {"mask": batch.mask, "valid": batch.valid, "is_first": batch.is_first}
+
+
+def hidden(batch, value=torch.nan):
+    """The same windows with `value` in every frame that is not observed."""
+    observed = batch.observed.reshape(batch.observed.shape + (1,) * (batch.frames.ndim - batch.observed.ndim))
+    return replace(batch, frames=torch.where(observed, batch.frames, value))
+
+
+def step(tensor, t, batch_rank):
+    return tensor[(slice(None),) * batch_rank + (t,)]
+
+
+def assert_states_close(ours, theirs, **tolerance):
+    for name, leaf in ours.tensors().items():
+        other = theirs.tensors()[name]
+        torch.testing.assert_close(leaf, other, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+def assert_finite(state):
+    for name, leaf in state.tensors().items():
+        assert bool(torch.isfinite(leaf).all()), name
+
+
+def loss_and_gradients(model, batch, progress=1.0):
+    model.zero_grad()
+    loss = model.loss(batch, progress=progress, generator=seeded())
+    loss.total.backward()
+    return loss, {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
