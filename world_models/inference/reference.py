@@ -102,7 +102,7 @@ def filter(problem: Problem) -> Filtered:
 def smooth(filtered: Filtered, A: Tensor, Q: Tensor) -> Smoothed:
     """The backward pass; A and Q with a time axis (T or 1)."""
     steps = filtered.mean.shape[-2]
-    J, left = _backward_gains(filtered, A)
+    J, left = backward_gains(filtered, A)
     mean_t, cov_t = filtered.mean.unbind(-2), filtered.cov.unbind(-3)
     predicted_t = filtered.predicted_mean.unbind(-2)
     J_t, left_t, Q_t = J.unbind(-3), left.unbind(-3), _unbind(Q, steps)
@@ -125,7 +125,7 @@ def sample_posterior(filtered: Filtered, A: Tensor, Q: Tensor, noise: Tensor, no
     drawn as written: nothing has to be factorised but P and Q, so a singular Q is no special case.
     """
     steps = filtered.mean.shape[-2]
-    J, left = _backward_gains(filtered, A)
+    J, left = backward_gains(filtered, A)
     spread = apply(factor(filtered.cov), noise)
     kick = apply(factor(Q), noise_q)
     z = filtered.mean[..., -1, :] + spread[..., -1, :]
@@ -148,7 +148,7 @@ def factor(cov: Tensor) -> Tensor:
     return (scale * alive).unsqueeze(-1) * torch.linalg.cholesky_ex(correlation)[0]
 
 
-def _backward_gains(filtered: Filtered, A: Tensor) -> tuple[Tensor, Tensor]:
+def backward_gains(filtered: Filtered, A: Tensor) -> tuple[Tensor, Tensor]:
     """J_t = P_t A'_{t+1} (P⁻_{t+1})⁻ and I − J_t A_{t+1} for t = 1 … T − 1, all steps at once."""
     steps, z_dim = filtered.mean.shape[-2:]
     A = A[..., 1:, :, :] if A.shape[-3] == steps and steps > 1 else A
