@@ -109,11 +109,8 @@ class Experiment:
     # ---- stages ----
 
     def data(self) -> None:
-        """Collect what the chosen stages read; the test sequences only where they are measured."""
-        chosen = set(self.args.stages)
-        wanted = ["train", "validation"] if chosen & {"train", "ablations"} else []
-        wanted += ["parity-train", "parity-test"] if "parity" in chosen else []
-        for name in wanted:
+        """Collect what training reads; test sequences are collected where they are measured."""
+        for name in ("train", "validation", *(["parity-train"] if "parity" in self.args.stages else [])):
             self.windows(name)
 
     def train(self) -> None:
@@ -241,9 +238,11 @@ class Experiment:
         spaces = spaces_of(windows.dataset)
         validation = self.windows("validation") if data == "train" else None
         shown = measures.Hidden(windows, missing, training.seed) if missing else windows
+        source = {"path": str(windows.dataset.path), "length": LENGTH, "stride": None, "validation": 0.0}
+        manifest = windows.dataset.manifest.to_json() | {"shards": []}
         train_run(
             folder, "kvae", asdict(config), shown, training, spaces, validation=validation, label=label,
-            resume=self.args.resume, extra={"experiment": NAME, "data": data, "missing": missing},
+            resume=self.args.resume, extra={"data": source, "manifest": manifest, "missing": missing},
         )  # fmt: skip
 
     def load(self, folder: Path) -> Any:
