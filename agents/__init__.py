@@ -10,6 +10,7 @@ A planner of your own joins `PLANNERS` with `register("name", MyPlanner)`.
 from .base import Plan, Planner
 from .cem import CEM
 from .lqg import LQG
+from .mpc_agent import MPCAgent, PlanningPolicy
 from .mppi import MPPI
 from .objectives import ActionPenalty, GoalCode, GoalImage, LearnedReward, Objective, QuadraticCost, WeightedSum
 
@@ -43,9 +44,11 @@ __all__ = [
     "GoalCode",
     "GoalImage",
     "LearnedReward",
+    "MPCAgent",
     "Objective",
     "Plan",
     "Planner",
+    "PlanningPolicy",
     "QuadraticCost",
     "WeightedSum",
     "register",

@@ -33,7 +33,7 @@ STEPS = (1.0, 0.5, 0.2)  # lengths that a step towards the regulator's path is t
 class LQG:
     """Configuration of the regulator."""
 
-    horizon: int = 15
+    horizon: int = 20
     """Steps to plan ahead."""
     num_iterations: int = 4
     """Linearisations; 1 is enough where the dynamics are linear."""

@@ -33,19 +33,19 @@ class SamplingPlanner(ABC):
         ValueError: for a size or rate that makes no sense.
     """
 
-    horizon: int = 15
+    horizon: int = 20
     """Steps to plan ahead."""
     num_candidates: int = 300
     """Action sequences per iteration."""
-    num_iterations: int = 6
+    num_iterations: int = 4
     """Rounds of sampling and refitting."""
-    init_std: float = 0.7
+    init_std: float = 0.5
     """Standard deviation that the search starts from; actions live in [-1, 1]."""
     min_std: float = 0.05
     """Floor under the standard deviation, so that the search never freezes."""
     min_probability: float = 0.02
     """Floor under the probability of each discrete action."""
-    correlation: float = 0.5
+    correlation: float = 0.7
     """Correlation of the noise of neighbouring steps, 0 (white) to 1 (held actions)."""
     num_particles: int = 0
     """0: score the model's mean prediction; P: average the score over P sampled trajectories per candidate."""

@@ -1,53 +1,203 @@
-"""Where datasets and agents meet: who acts while data is gathered, by the name of a policy or of a trained run."""
+"""Where environments, models and agents meet to plan: what `reverie plan` and the planning experiments share."""
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import asdict, dataclass
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from . import ui
 from .dispatch import unknown
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+    from reverie.agents import Objective, Planner
+    from reverie.agents.evaluation import ClosedLoop
+    from reverie.world_models import WorldModel
 
 
 @dataclass(frozen=True)
-class PlanningConfig:
-    """How an agent plans that gathers data in the model of a run, for the reward that the model expects."""
+class World:
+    """An environment by id and arguments."""
 
-    planner: str = "cem"
-    """cem, mppi, or one of your own."""
-    horizon: int = 20
-    """Steps to plan ahead."""
-    explore: float = 0.3
-    """Deviation of the noise added to actions, probability of a random discrete one (Hafner et al. 2019: 0.3)."""
+    env_id: str
+    kwargs: Mapping[str, Any]
+
+    def make(self, num: int) -> VectorEnv:
+        """A vector environment with `num` rows.
+
+        Raises:
+            ValueError: for an unknown id, or arguments that the environment does not take.
+        """
+        import gymnasium as gym
+        import reverie.envs
+
+        env_id = self.env_id.removeprefix("reverie.envs:")
+        if ":" not in env_id and env_id not in gym.registry:
+            raise ValueError(f"{unknown('environment', env_id, list(reverie.envs.ENVIRONMENTS))}; or any registered id")
+        mode = "vector_entry_point" if getattr(gym.registry.get(env_id), "vector_entry_point", None) else "sync"
+        try:
+            return gym.make_vec(env_id, num, vectorization_mode=mode, **self.kwargs)
+        except TypeError as error:
+            raise ValueError(f"{env_id} does not take the arguments {dict(self.kwargs)}: {error}") from error
 
 
-def policy_of(name: str | None, config: PlanningConfig, num_envs: int):
-    """The policy that `collect` takes: an exploration policy's name as it is (or None), an agent for a run.
-
-    The agent's settings hold the checksum of the weights and the number of environments, for a network's rounding
-    depends on its batch: a dataset is not continued with another model under the same name.
+def load_model(run: str, device: str) -> tuple[WorldModel, World | None]:
+    """A run's model (checkpoint folder or pretrained name) and the world that its data came from, where that is known.
 
     Raises:
-        ValueError: neither a policy nor a run, a damaged run, or an unknown planner.
+        FileNotFoundError, ValueError: as `reverie.world_models.checkpoints.load`.
     """
-    from reverie.envs.policies import POLICIES
+    from reverie.world_models import checkpoints
 
-    if name is None or name in POLICIES:
-        return name
-    from reverie.agents import PLANNERS, LearnedReward
-    from reverie.agents.mpc_agent import MPCAgent, PlanningPolicy
-    from reverie.world_models.checkpoints import load, resolve
+    model = checkpoints.load(run, device)
+    extra = checkpoints.read_config(checkpoints.resolve(run)).get("extra") or {}
+    manifest = extra.get("manifest") or {}
+    world = World(manifest["env_id"], manifest.get("env_kwargs") or {}) if "env_id" in manifest else None
+    return model, world
 
-    try:
-        folder = resolve(name)
-    except FileNotFoundError as error:
-        raise ValueError(f"{unknown('policy', name, POLICIES)}, or the folder of a run: {error}") from error
-    if config.planner not in PLANNERS:
-        raise ValueError(unknown("planner", config.planner, PLANNERS))
-    model, planner = load(folder), PLANNERS[config.planner](horizon=config.horizon)
-    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    settings = {"name": "planning", "model": folder.name, "sha256": weights, "num_envs": num_envs} | asdict(config)
 
-    def make_agent(num: int, seed: int) -> MPCAgent:
-        return MPCAgent(model, planner, LearnedReward(), num_envs=num, seed=seed, explore=config.explore)
+def choose_world(env: str | None, settings: Sequence[str], trained_on: World | None) -> World:
+    """The world to act in: by default the one that the model was trained on; `settings` override its arguments.
 
-    return PlanningPolicy(make_agent, settings)
+    Raises:
+        ValueError: if neither the caller nor the model names one, or for a malformed setting.
+    """
+    if env is None and trained_on is None:
+        raise ValueError("the model does not say which environment its data came from; name one with --env")
+    kwargs: Mapping[str, Any] = {}
+    if trained_on is not None and env in (None, trained_on.env_id):
+        kwargs = trained_on.kwargs
+    return World(env or trained_on.env_id, {**kwargs, **parse_settings(settings)})
+
+
+def choose_planner(name: str, settings: Mapping[str, Any]) -> Planner:
+    """A planner of the registry with some of its fields set.
+
+    Raises:
+        ValueError: for an unknown planner or field, or a value that the planner refuses.
+    """
+    from reverie.agents import PLANNERS
+
+    if name not in PLANNERS:
+        raise ValueError(unknown("planner", name, PLANNERS))
+    known = [item.name for item in dataclasses.fields(PLANNERS[name])]
+    for key in settings:
+        if key not in known:
+            raise ValueError(f"{unknown(f'option of {name}', key, known)} (it has {', '.join(known)})")
+    return PLANNERS[name](**settings)
+
+
+def choose_objective(name: str, planner: Planner, model: WorldModel, action_penalty: float) -> Objective:
+    """The objective called "reward", "goal", or "auto": a goal where the planner or the model needs one, else reward.
+
+    Raises:
+        ValueError: for an unknown name or a negative penalty.
+    """
+    from reverie.agents import LQG, ActionPenalty, GoalImage, LearnedReward
+    from reverie.world_models.capabilities import PredictsReward
+
+    if action_penalty < 0:
+        raise ValueError(f"the action penalty must not be negative, found {action_penalty}")
+    if name == "auto":
+        name = "goal" if isinstance(planner, LQG) or not isinstance(model, PredictsReward) else "reward"
+    if name not in ("reward", "goal"):
+        raise ValueError(unknown("objective", name, ("auto", "reward", "goal")))
+    objective = LearnedReward() if name == "reward" else GoalImage()
+    return objective + action_penalty * ActionPenalty() if action_penalty else objective
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`("size=16", "frames=binary")` to a dictionary; values are JSON, or text where they are not.
+
+    Raises:
+        ValueError: for an entry without `=`.
+    """
+    parsed = {}
+    for entry in settings:
+        name, equals, text = entry.partition("=")
+        if not equals or not name:
+            raise ValueError(f"found {entry!r}, expected NAME=VALUE")
+        try:
+            parsed[name] = json.loads(text)
+        except json.JSONDecodeError:
+            parsed[name] = text
+    return parsed
+
+
+def measure(
+    label: str,
+    model: WorldModel,
+    world: World,
+    planner: Planner,
+    objective: Objective,
+    seeds: Sequence[int],
+    *,
+    replan_every: int = 1,
+    yardstick: Planner | None = None,
+    baselines: dict[str, np.ndarray] | None = None,
+    record: int = 0,
+) -> ClosedLoop:
+    """Run the agent, chance and the yardstick on `seeds` behind a progress bar."""
+    from reverie.agents import MPCAgent
+    from reverie.agents.evaluation import closed_loop
+
+    def agent(num: int) -> MPCAgent:
+        return MPCAgent(model, planner, objective, num_envs=num, replan_every=replan_every, seed=seeds[0])
+
+    with ui.progress(label) as advance:
+        return closed_loop(
+            world.make, agent, seeds, yardstick=yardstick, baselines=baselines, record=record, seed=seeds[0],
+            advance=advance,
+        )  # fmt: skip
+
+
+def metrics_of(name: str, result: ClosedLoop) -> dict[str, Any]:
+    """Metrics of one planner under the keys of the planning experiments."""
+    metrics: dict[str, Any] = {f"return/{name}": result.returns["agent"], f"plan_ms/{name}": result.plan_ms}
+    metrics |= {f"return/{key}": values for key, values in result.returns.items() if key != "agent"}
+    if result.normalised_return is not None:
+        metrics[f"normalised_return/{name}"] = result.normalised_return
+    return metrics
+
+
+def show(results: Mapping[str, ClosedLoop], title: str) -> None:
+    """A table: one row per planner, then the baselines."""
+    rows: list[tuple[Any, ...]] = []
+    baselines: dict[str, np.ndarray] = {}
+    for name, result in results.items():
+        rows.append((name, *_summary(result.returns["agent"]), result.normalised_return, result.plan_ms))
+        baselines |= {key: values for key, values in result.returns.items() if key != "agent"}
+    rows += [(name, *_summary(values), None, None) for name, values in sorted(baselines.items())]
+    columns = ("plans with", "return", "± standard error", "worst", "normalised", "ms per plan")
+    ui.table(columns, rows, title=title)
+
+
+def save_video(path: Path, result: ClosedLoop) -> None:
+    """What the agent saw and, where it can say so, what it believed, side by side for each recorded episode.
+
+    Raises:
+        ValueError: if nothing was recorded, as for measurement vectors.
+    """
+    from .report import mp4, row_video
+    from .results import write_atomically
+
+    frames, believed = result.agent.frames, result.agent.believed
+    if frames is None or frames.ndim != 5:
+        raise ValueError("there is no video of an environment without images")
+    clips = []
+    for k in range(frames.shape[1]):
+        clips.append(frames[:, k])
+        if believed is not None:
+            clips.append(believed[:, k])
+    write_atomically(path, mp4(row_video(clips), fps=15))
+
+
+def _summary(returns: np.ndarray) -> tuple[float, float, float]:
+    spread = returns.std(ddof=1) / len(returns) ** 0.5 if len(returns) > 1 else 0.0
+    return float(returns.mean()), float(spread), float(returns.min())

@@ -1,0 +1,92 @@
+"""`reverie plan` from the shell, on a model that has learned nothing: what it writes, and how it refuses."""
+
+import pytest
+import torch
+from reverie.scripts.cli import main
+from reverie.scripts.planning import World, choose_objective, choose_planner, choose_world, parse_settings
+from reverie.scripts.results import read_result
+from reverie.world_models import KVAE, KVAEConfig, Spaces
+from reverie.world_models.checkpoints import save
+
+MANIFEST = {"env_id": "reverie/Pendulum-v0", "env_kwargs": {"size": 16, "max_episode_steps": 6}}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    torch.manual_seed(0)
+    model = KVAE(KVAEConfig(network="mlp"), Spaces((1, 16, 16), 1))
+    model.name = "kvae"
+    return str(save(model, tmp_path_factory.mktemp("run"), extra={"manifest": MANIFEST}))
+
+
+def test_writes_table_result_and_video(run, tmp_path, capsys):
+    result, video = tmp_path / "plan.json", tmp_path / "plan.mp4"
+    # Two steps ahead are too few for the yardstick to be sure to beat chance, so the scale comes from six.
+    options = ["--horizon", "6", "--set", "num_candidates=60", "num_iterations=2", "num_elites=6"]
+    assert main(["plan", run, "--episodes", "4", "--json", str(result), "--video", str(video), *options]) == 0
+    shown = capsys.readouterr().out
+    assert "cem" in shown and "true-dynamics" in shown and "random" in shown
+    metrics = read_result(result)["metrics"]
+    assert {"normalised_return/cem", "plan_ms/cem"} < metrics.keys()
+    for name in ("cem", "random", "true-dynamics"):
+        assert len(metrics[f"return/{name}"]["values"]) == 4
+    import imageio.v3 as iio
+
+    assert len(iio.imread(video)) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--env-set", "size=32"], "this model is not of this environment: frames"),
+        (["--env", "reverie/BouncingBallThrust-v0", "--env-set", "size=16"], "action length 2 in the environment"),
+        (["--env", "reverie/Pendulun-v0"], "did you mean reverie/Pendulum"),
+        (["--env-set", "colour=3"], "does not take the arguments|no option 'colour'"),
+        (["--env-set", "size"], "expected NAME=VALUE"),
+        (["--planner", "cen"], "did you mean cem"),
+        (["--set", "elites=3"], "did you mean num_elites"),
+        (["--set", "num_elites=0"], "num_elites must be between"),
+        (["--objective", "glory"], "unknown objective"),
+        (["--planner", "lqg", "--objective", "reward"], "LearnedReward is not quadratic"),
+        (["--action-penalty", "-1"], "must not be negative"),
+        (["--episodes", "0"], "--episodes must be at least 1"),
+        (["--horizon", "0"], "horizon must be at least 1"),
+    ],
+)
+def test_mistakes_are_explained_and_leave_files_alone(run, tmp_path, capsys, options, message):
+    result = tmp_path / "plan.json"
+    result.write_text("precious")
+    assert main(["plan", run, "--json", str(result), *options]) == 2
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+    assert result.read_text() == "precious"
+
+
+def test_unknown_run_is_refused(capsys):
+    assert main(["plan", "no-such-run"]) == 2
+    assert "neither a folder" in capsys.readouterr().err
+
+
+def test_the_world_is_the_one_of_the_data_unless_told_otherwise():
+    trained_on = World("reverie/Pendulum-v0", {"size": 16})
+    assert choose_world(None, [], trained_on) == trained_on
+    assert choose_world("reverie/Pendulum-v0", ["mass=2"], trained_on).kwargs == {"size": 16, "mass": 2}
+    assert choose_world("reverie/BouncingBall-v0", [], trained_on).kwargs == {}
+    with pytest.raises(ValueError, match="name one with --env"):
+        choose_world(None, [], None)
+    assert parse_settings(["size=16", "frames=binary", "goal=[1, 2]"]) == {
+        "size": 16,
+        "frames": "binary",
+        "goal": [1, 2],
+    }
+
+
+def test_objectives_by_name():
+    model = KVAE(KVAEConfig(network="mlp"), Spaces((1, 16, 16), 1))
+    cem, lqg = choose_planner("cem", {}), choose_planner("lqg", {"horizon": 3})
+    names = {(p, o): type(choose_objective(o, planner, model, 0.0)).__name__
+             for p, planner in (("cem", cem), ("lqg", lqg)) for o in ("auto", "reward", "goal")}  # fmt: skip
+    assert names["cem", "auto"] == names["cem", "reward"] == names["lqg", "reward"] == "LearnedReward"
+    assert names["lqg", "auto"] == names["cem", "goal"] == "GoalImage"
+    assert [weight for weight, _ in choose_objective("auto", cem, model, 0.25).terms] == [1.0, 0.25]
