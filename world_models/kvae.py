@@ -24,6 +24,8 @@ Deviations from the paper and its public code:
 - smoothing may refine itself (`refinements`): alpha of a missing step depends on codes that the forward pass has to
   guess. After a smoothing pass its codes are better guesses, so alpha is recomputed from them and the pass repeated.
   0 is the paper's procedure.
+- with missing frames, the objective feeds imputed codes to alpha without conditioning z on them (the thesis'
+  estimator). That need not bound log p(x), so the ELBO reported then conditions on them, as `propose` does.
 - imputation feeds alpha with means (as the public code), or with samples (`sample=True`; thesis eqs. 6.12-6.13).
 - reward and continuation heads read the detached filtered belief; they do not shape the latent space.
 """
@@ -31,7 +33,7 @@ Deviations from the paper and its public code:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -130,6 +132,9 @@ class KVAEState(State):
     memory: Tensor = event(1)  # (*batch, m), of the dynamics-parameter network
 
 
+Missing = Literal["imputed", "given", "simulated"]
+
+
 @dataclass(frozen=True)
 class _Trace:
     """A forward pass over T steps: the states after each, and what a smoother or the bound needs."""
@@ -210,15 +215,15 @@ class KVAE(WorldModel):
         return KVAEState(mean=mean, cov=cov, alpha=alpha, a=state.a, code=apply(C, mean), memory=memory)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> KVAEState:
-        closed = None
-        if frame is None or mask is not None:
-            closed = self._close(state, sample, generator)
-            if frame is None:
-                return closed
+        if frame is None:
+            return self._close(state, sample, generator)
         mean, std = self.posterior_code(self._hide(frame, mask))
         a = mean + std * normal_like(mean, generator) if sample else mean
         updated = self._condition(state, a)
-        return updated if closed is None else updated.where(mask, closed)
+        if mask is None:
+            return updated
+        imputed = self._imputed_code(state, sample, generator)
+        return updated.where(mask, replace(state, a=imputed))
 
     def _hide(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """Zeros where the mask is False, so that not even NaN in a missing frame can matter."""
@@ -231,18 +236,23 @@ class KVAE(WorldModel):
         mean, cov, _ = condition(state.mean, state.cov, a, C, self.R)
         return KVAEState(mean=mean, cov=cov, alpha=state.alpha, a=a, code=apply(C, mean), memory=state.memory)
 
-    def _close(self, state: KVAEState, sample: bool, generator: torch.Generator | None) -> KVAEState:
-        """No frame: keep the exact moments and feed alpha with the mean code, or draw z and a (ancestral sampling)."""
-        C = self.matrices(state.alpha)[2]
-        mean, cov = state.mean, state.cov
+    def _imputed_code(self, predicted: KVAEState, sample: bool, generator: torch.Generator | None) -> Tensor:
+        """What alpha reads in place of a missing code: C m, or a draw of the predictive (thesis eqs. 6.12-6.13)."""
         if not sample:
-            a = apply(C, mean)
-        else:
-            chol = torch.linalg.cholesky_ex(cov)[0]
-            mean, cov = mean + apply(chol, normal_like(mean, generator)), torch.zeros_like(cov)
-            expected = apply(C, mean)
-            a = expected + self.config.emission_variance**0.5 * normal_like(expected, generator)
-        return KVAEState(mean=mean, cov=cov, alpha=state.alpha, a=a, code=a, memory=state.memory)
+            return predicted.code
+        C = self.matrices(predicted.alpha)[2]
+        spread = torch.linalg.cholesky_ex(C @ predicted.cov @ C.mT + self.R)[0]
+        return predicted.code + apply(spread, normal_like(predicted.code, generator))
+
+    def _close(self, state: KVAEState, sample: bool, generator: torch.Generator | None) -> KVAEState:
+        """No frame to come: keep the exact moments and go on from the mean code, or draw z and a (ancestral)."""
+        if not sample:
+            return replace(state, a=state.code)
+        chol = torch.linalg.cholesky_ex(state.cov)[0]
+        z = state.mean + apply(chol, normal_like(state.mean, generator))
+        expected = apply(self.matrices(state.alpha)[2], z)
+        a = expected + self.config.emission_variance**0.5 * normal_like(expected, generator)
+        return replace(state, mean=z, cov=torch.zeros_like(state.cov), a=a, code=a)
 
     def decode(self, state) -> Distribution:
         return self.frame_distribution(state.code)
@@ -253,13 +263,13 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
     ) -> KVAEState:
         check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
-        if state is not None or not _complete(mask, valid, is_first):
+        if state is not None:
             return super().observe(
                 frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
                 generator=generator,
             )  # fmt: skip
-        a = self._draw_codes(frames, sample, generator)[0]
-        return self._trace_complete(a, actions, sample, generator).states
+        a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
+        return self._trace(a, actions, mask, valid, is_first, sample, generator).states
 
     def smooth(
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
@@ -272,7 +282,7 @@ class KVAE(WorldModel):
         for _ in range(self.config.refinements if observed is not None else 0):
             guess = apply(self.matrices(trace.states.alpha)[2], smoothed.mean)
             a = torch.where(observed.unsqueeze(-1), a, guess)
-            trace = self._trace(a, actions, mask, valid, is_first, sample, generator, fill=False)
+            trace = self._trace(a, actions, mask, valid, is_first, sample, generator, missing="given")
             smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
         states = trace.states
         code = apply(self.matrices(states.alpha)[2], smoothed.mean)
@@ -283,10 +293,10 @@ class KVAE(WorldModel):
         mean, std = self.posterior_code(frames)
         return (mean + std * normal_like(mean, generator) if sample else mean), mean, std
 
-    def _trace(self, a, actions, mask, valid, is_first, sample, generator, *, fill: bool = True) -> _Trace:
+    def _trace(self, a, actions, mask, valid, is_first, sample, generator, *, missing: Missing = "imputed") -> _Trace:
         if _complete(mask, valid, is_first):
             return self._trace_complete(a, actions, sample, generator)
-        return self._trace_masked(a, actions, mask, valid, is_first, sample, generator, fill)
+        return self._trace_masked(a, actions, mask, valid, is_first, sample, generator, missing)
 
     def _trace_complete(self, a: Tensor, actions: Tensor, sample: bool, generator) -> _Trace:
         """All frames seen: alpha from one pass over the codes, then one call of the Kalman filter."""
@@ -299,8 +309,9 @@ class KVAE(WorldModel):
         states = KVAEState(filtered.mean, filtered.cov, alpha, a, apply(C, filtered.mean), memory)
         return _Trace(states, filtered, A, self.Q.expand_as(A))
 
-    def _trace_masked(self, a, actions, mask, valid, is_first, sample, generator, fill) -> _Trace:
-        """Step by step; missing codes are imputed for alpha (`fill`) or taken from `a`, and never conditioned on."""
+    def _trace_masked(self, a, actions, mask, valid, is_first, sample, generator, missing: Missing) -> _Trace:
+        """Step by step. At a missing frame alpha reads an imputed code, or the one in `a` ("given"); z is conditioned
+        on neither, unless "simulated": then the imputed code counts as seen, with no evidence."""
         batch_shape, length = a.shape[:-2], a.shape[-2]
         everywhere = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
         observed = everywhere if (both := _combine(mask, valid)) is None else both
@@ -319,23 +330,18 @@ class KVAE(WorldModel):
                     predicted = fresh.where(is_first[..., t], predicted)
                     A, Q = torch.where(first, 0.0, A), torch.where(first, self.P0, Q)
             C = self.matrices(predicted.alpha)[2]
-            mean, cov, evidence = condition(predicted.mean, predicted.cov, a[..., t, :], C, self.R)
-            seen = observed[..., t, None]
-            imputed = a[..., t, :] if not fill else self._imputed_code(predicted, C, sample, generator)
-            new_mean = torch.where(seen, mean, predicted.mean)
-            new = KVAEState(
-                mean=new_mean,
-                cov=torch.where(seen.unsqueeze(-1), cov, predicted.cov),
-                alpha=predicted.alpha,
-                a=torch.where(seen, a[..., t, :], imputed),
-                code=apply(C, new_mean),
-                memory=predicted.memory,
-            )
+            seen = observed[..., t]
+            a_t = torch.where(seen.unsqueeze(-1), a[..., t, :], self._imputed_code(predicted, sample, generator))
+            mean, cov, evidence = condition(predicted.mean, predicted.cov, a_t, C, self.R)
+            new = replace(predicted, mean=mean, cov=cov, a=a_t, code=apply(C, mean))
+            if missing != "simulated":
+                unseen = a[..., t, :] if missing == "given" else a_t
+                new = new.where(seen, replace(predicted, a=unseen))
             if valid is not None and state is not None:
                 new, predicted = new.where(valid[..., t], state), predicted.where(valid[..., t], state)
                 inside = valid[..., t, None, None]
                 A, Q = torch.where(inside, A, eye), torch.where(inside, Q, still)
-            evidence = torch.where(seen[..., 0], evidence - 0.5 * LOG_2PI * self.config.a_dim, 0.0)
+            evidence = torch.where(seen, evidence - 0.5 * LOG_2PI * self.config.a_dim, 0.0)
             steps.append((new, predicted.mean, predicted.cov, evidence, A, Q))
             state = new
         states = State.stack([step[0] for step in steps])
@@ -344,14 +350,6 @@ class KVAE(WorldModel):
         )
         filtered = lgssm.Filtered(states.mean, states.cov, predicted_mean, predicted_cov, evidence)
         return _Trace(states, filtered, A, Q)
-
-    def _imputed_code(self, predicted: KVAEState, C: Tensor, sample: bool, generator) -> Tensor:
-        """What alpha reads in place of a missing code: C m, or a draw of the predictive (thesis eqs. 6.12-6.13)."""
-        mean = apply(C, predicted.mean)
-        if not sample:
-            return mean
-        spread = torch.linalg.cholesky_ex(C @ predicted.cov @ C.mT + self.R)[0]
-        return mean + apply(spread, normal_like(mean, generator))
 
     # ---- training ----
 
@@ -372,13 +370,24 @@ class KVAE(WorldModel):
             "evidence": trace.filtered.log_evidence,
             "entropy": torch.where(observed, entropy, 0.0),
         }
+        objective = sum(terms.values()) + (self.config.reconstruction_weight - 1) * terms["reconstruction"]
         elbo = sum(terms.values())
-        objective = elbo + (self.config.reconstruction_weight - 1) * terms["reconstruction"]
+        if not _complete(batch.mask, batch.valid, batch.is_first):
+            elbo = elbo - terms["evidence"] + self._simulated_evidence(a, batch, generator)
         total = -objective.sum() / num_observed - sum(term.sum() for term in heads.values()) / batch.valid.sum()
         scalars: dict[str, Any] = {"code_std": std.detach().mean(), "code_spread": mean.detach().std()}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
         return Loss(total, terms | heads, elbo, scalars)
+
+    @torch.no_grad()
+    def _simulated_evidence(self, a: Tensor, batch: Batch, generator) -> Tensor:
+        """The Kalman term of a proper bound where frames are missing: (*batch, T)."""
+        with torch.autocast(a.device.type, enabled=False):
+            trace = self._trace(
+                a, batch.actions, batch.mask, batch.valid, batch.is_first, True, generator, missing="simulated"
+            )
+        return trace.filtered.log_evidence
 
     def _head_terms(self, batch: Batch, states: KVAEState) -> dict[str, Tensor]:
         features = self._features(states).detach()
@@ -447,8 +456,8 @@ class KVAE(WorldModel):
         log_q = (-0.5 * noise.square() - std.log() - 0.5 * LOG_2PI).sum(-1)
         log_weight = self.frame_distribution(a).log_prob(self._hide(frame, mask)) + evidence - log_q
         state = self._condition(predicted, a)
-        if mask is not None:
-            state = state.where(mask, self._close(predicted, True, generator))
+        if mask is not None:  # the code of a missing frame comes from its prior: weight 1, z still integrated out
+            state = state.where(mask, self._condition(predicted, self._imputed_code(predicted, True, generator)))
             log_weight = torch.where(mask, log_weight, 0.0)
         return Proposal(state, log_weight)
 
