@@ -3,7 +3,7 @@
 A damped point mass on a weak spring in the plane, z = (x, y, vx, vy), pushed by a force u, measured by y:
 
     z_1 ~ N(m0, P0),   z_{t+1} = A z_t + B u_{t+1} + w,  w ~ N(0, Q),   y_t = C z_t + v,  v ~ N(0, R)
-    reward = −(zᵀ Wx z + uᵀ Wu u)   of the state in which u is chosen
+    reward = −(z_{t+1}ᵀ Wx z_{t+1} + u_{t+1}ᵀ Wu u_{t+1})   of the action and the state that it leads to
 
 The measurement is drawn as a dot; ``info["measurement"]`` has it exactly.
 """
@@ -161,7 +161,7 @@ class LinearGaussianDynamics(Dynamics):
 
     def reward(self, state: np.ndarray, action: np.ndarray, next_state: np.ndarray) -> np.ndarray:
         force = action.astype(np.float64)
-        return -((state**2 * self._state_cost).sum(-1) + (force**2 * self._action_cost).sum(-1))
+        return -((next_state**2 * self._state_cost).sum(-1) + (force**2 * self._action_cost).sum(-1))
 
     def goal(self, state: np.ndarray) -> np.ndarray:
         return np.zeros_like(state)
@@ -189,7 +189,7 @@ class LinearGaussianEnv(PixelEnv):
     always has it in float64, ``info["state"]`` is (x, y, vx, vy) in m and m/s, y up.
 
     ## Rewards
-    −(zᵀ Wx z + uᵀ Wu u) of the state in which the action is taken: at most 0, and not bounded below.
+    −(zᵀ Wx z + uᵀ Wu u) of the action and the state that it leads to: at most 0, and not bounded below.
 
     ## Starting State
     Normal: mean ``params.m0`` = 0, covariance ``params.P0`` (deviations 0.5 m and 0.3 m/s).

@@ -41,20 +41,20 @@ def test_residuals_have_the_stated_moments():
     np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(6), atol=7.5 / math.sqrt(len(flat)))
     lagged = (together[1:] * together[:-1]).mean(axis=(0, 1))
     np.testing.assert_allclose(lagged, 0.0, atol=0.02, err_msg="noise is white in time")
-    cost = np.einsum("tni,ij,tnj->tn", states[:-1], params.Wx, states[:-1])
+    cost = np.einsum("tni,ij,tnj->tn", states[1:], params.Wx, states[1:])
     cost += np.einsum("tni,ij,tnj->tn", actions, params.Wu, actions)
     np.testing.assert_allclose(rewards, -cost, rtol=1e-12)
 
 
 def lqr(params, horizon):
     """Gains of the finite-horizon regulator, first step first, and its expected cost, by Riccati's recursion."""
-    value, constant, gains = np.zeros((4, 4)), 0.0, []
+    value, constant, gains = params.Wx, 0.0, []
     for _ in range(horizon):
         constant += np.trace(value @ params.Q)
         gain = np.linalg.solve(params.Wu + params.B.T @ value @ params.B, params.B.T @ value @ params.A)
         value = params.Wx + params.A.T @ value @ (params.A - params.B @ gain)
         gains.append(gain)
-    return gains[::-1], np.trace(value @ params.P0) + constant
+    return gains[::-1], np.trace((value - params.Wx) @ params.P0) + constant  # the first state costs nothing
 
 
 def test_optimal_control_stays_in_bounds_and_costs_what_riccati_says():
