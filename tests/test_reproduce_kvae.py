@@ -31,6 +31,7 @@ def test_ball_experiment_measures_every_published_key(args):
     for method in ("smooth", "filter", "generate"):
         for condition in [f"random/{p}" for p in figures.PROBABILITIES] + [f"consecutive/{n}" for n in figures.COUNTS]:
             assert len(metrics[f"hamming/{method}/{condition}"]["values"]) == 2
+        for condition in measures.SAMPLED:
             assert 0 <= metrics[f"hamming-sampled/{method}/{condition}"]["mean"] <= 1
     assert metrics["iwae-100"]["mean"] > metrics["elbo"]["mean"]
     assert metrics["elbo"]["mean"] == pytest.approx(20 * metrics["elbo_per_frame"]["mean"])
@@ -95,3 +96,8 @@ def test_published_series_are_complete():
     assert figures.PAPER["hamming/smooth/random/0.8"] == 0.0128
     assert figures.PAPER["hamming/filter/consecutive/11"] == 0.0220
     assert figures.PUBLIC_CODE["parity/hamming/smooth/consecutive/11"] == 0.0275
+
+
+def test_picture_of_alpha_is_written(args):
+    ball.main(replace(args, stages=("train", "pictures"), seeds=(0,), validate=True))
+    assert (args.out / "alpha.png").read_bytes()[:4] == b"\x89PNG"

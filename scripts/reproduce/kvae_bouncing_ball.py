@@ -126,9 +126,11 @@ class Experiment:
             model = self.load(self.main_folder(seed))
             with ui.progress(f"seed {seed}: imputation") as advance:
                 found = measures.imputation(model, data, seed, progress=advance)
-                found |= measures.sampled_imputation(model, data, seed, progress=advance)
+                if not self.args.validate:
+                    found |= measures.sampled_imputation(model, data, seed, progress=advance)
             with ui.progress(f"seed {seed}: bounds") as advance:
-                found |= measures.bounds(model, data, seed, particles=100, progress=advance)
+                particles = 0 if self.args.validate else 100
+                found |= measures.bounds(model, data, seed, particles=particles, progress=advance)
             per_seed.append(found)
         baseline = {"hamming/still": measures.baseline(data)}
         seconds = sum(training_seconds(self.main_folder(seed)) for seed in self.args.seeds)

@@ -13,7 +13,6 @@ mask that is the same for all sequences and whole batches that is the same numbe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,6 @@ from torch import Tensor
 
 from ..base import WorldModel
 from ..batch import Batch
-from ..state import State
 from ..training import Data
 from .frame_metrics import hamming
 from .open_loop import observe_context
@@ -131,12 +129,15 @@ def impute(
                     sums[f"generate/{name}"] += float(generated[hidden].double().sum())
                     continue
                 infer = model.smooth if method == "smooth" else model.observe
-                shown = replace(batch, mask=batch.mask & ~hidden)
-                states = infer(shown.frames, shown.actions, mask=shown.mask, sample=sample, generator=generator)
-                picked, where = _hidden_steps(states, hidden)
-                prediction = model.decode(picked).mean
-                wrong = error(batch.frames[:, where], prediction, rank)
-                sums[f"{method}/{name}"] += float(wrong[hidden[:, where]].double().sum())
+                # What comes after the last hidden frame tells a filter nothing about it.
+                end = length if method == "smooth" else int(hidden.any(0).nonzero().max()) + 1
+                states = infer(
+                    batch.frames[:, :end], batch.actions[:, :end], mask=(batch.mask & ~hidden)[:, :end],
+                    sample=sample, generator=generator,
+                )  # fmt: skip
+                where = hidden[:, :end]
+                prediction = model.decode(states.map(lambda leaf, where=where: leaf[where])).mean
+                sums[f"{method}/{name}"] += float(error(batch.frames[:, :end][where], prediction, rank).double().sum())
         done += num
     counts = {name: int((~mask).sum()) * (len(data) if mask.ndim == 1 else 1) for name, mask in masks.items()}
     return {key: value / counts[key.split("/", 1)[1]] for key, value in sums.items()}
@@ -159,12 +160,6 @@ def _generate(model, batch: Batch, context: int, sample: bool, error, generator)
     states = model.imagine(start, batch.actions[:, context:], sample=sample, generator=generator)
     wrong = error(batch.frames[:, context:], model.decode(states).mean, len(model.spaces.frame_shape))
     return torch.cat([wrong.new_zeros(len(wrong), context), wrong], 1)
-
-
-def _hidden_steps(states: State, hidden: Tensor) -> tuple[State, Tensor]:
-    """The steps at which any sequence hides a frame: only these need decoding."""
-    where = hidden.any(0).nonzero().squeeze(-1)
-    return states.index(where), where
 
 
 def _check_mask(name: str, mask: Tensor, num: int, length: int, context: int) -> None:
