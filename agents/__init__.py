@@ -9,6 +9,7 @@ A planner of your own joins `PLANNERS` with `register("name", MyPlanner)`.
 
 from .base import Plan, Planner
 from .cem import CEM
+from .dream_env import DreamEnv
 from .lqg import LQG
 from .mpc_agent import MPCAgent, PlanningPolicy
 from .mppi import MPPI
@@ -41,6 +42,7 @@ __all__ = [
     "MPPI",
     "PLANNERS",
     "ActionPenalty",
+    "DreamEnv",
     "GoalCode",
     "GoalImage",
     "LearnedReward",

@@ -156,7 +156,7 @@ class MPCAgent:
         """
         frame = self.model.spaces.frames(obs, self._device).to(self._dtype)
         first = torch.as_tensor(is_first, device=self._device)
-        predicted = self.model.initial_state((len(frame),))
+        predicted = self.model.initial_state((len(frame),), sample=False)
         if memory is not None:
             going_on = self.model.predict(memory.belief, memory.action, sample=False)
             predicted = predicted.where(first, going_on)

@@ -7,7 +7,7 @@ import reverie.envs  # noqa: F401
 import torch
 from gymnasium import spaces
 from planning_problems import discrete_model
-from reverie.agents import CEM, LQG, MPPI, ActionPenalty, GoalCode, GoalImage, LearnedReward, MPCAgent
+from reverie.agents import CEM, LQG, MPPI, ActionPenalty, GoalCode, GoalImage, LearnedReward, MPCAgent, PlanningPolicy
 from reverie.agents.evaluation import (
     AgentController,
     Episodes,
@@ -19,6 +19,7 @@ from reverie.agents.evaluation import (
     run_episodes,
 )
 from reverie.agents.true_dynamics import TrueDynamics
+from reverie.envs.rollouts import collect
 from reverie.world_models import KVAE, LGSSM, KVAEConfig, Spaces
 from scipy.linalg import solve_discrete_are
 
@@ -358,6 +359,25 @@ def test_images_are_recorded_with_what_the_agent_believes():
         agent.act(np.zeros((1, 16, 16, 1), np.uint8))
     with pytest.raises(TypeError, match="uint8"):
         agent.act(np.zeros((3, 16, 16, 1), np.float32))
+
+
+def test_a_planning_policy_gathers_data_that_its_seed_settles(tmp_path):
+    model = KVAE(KVAEConfig(network="mlp"), Spaces((1, 16, 16), 1))
+    search = CEM(horizon=2, num_candidates=5, num_iterations=1, num_elites=2)
+
+    def agent(num, seed):
+        return MPCAgent(model, search, LearnedReward(), num_envs=num, seed=seed, explore=0.3)
+
+    def gather(name, seed):
+        policy = PlanningPolicy(agent, {"name": "planning"})
+        options = {"env_kwargs": {"size": 16}, "max_steps": 4, "num_envs": 2, "progress": False}
+        data = collect("reverie/Pendulum-v0", tmp_path / name, episodes=3, seed=seed, policy=policy, **options)
+        assert data.manifest.policy == {"name": "planning"}
+        return np.stack([episode.actions for episode in data.episodes()])
+
+    first = gather("first", 0)
+    np.testing.assert_array_equal(first, gather("again", 0))
+    assert first.std() > 0.1 and not np.array_equal(first, gather("other", 1))
 
 
 PIXELS, BOX = spaces.Box(0, 255, (16, 16, 1), np.uint8), spaces.Box(-1.0, 1.0, (2,), np.float32)
