@@ -44,39 +44,24 @@ class Args:
 
 def main(args: Args) -> None:
     """Run `reverie train`."""
-    import torch
     from reverie.envs.dataset import Dataset
     from reverie.world_models import MODELS
-    from reverie.world_models.checkpoints import build
-    from reverie.world_models.training import fit
+    from reverie.world_models.training import read_history
 
+    from .reproduce.training_runs import train_run
     from .spaces import spaces_of
 
     dataset = Dataset.open(args.data)
     parts = (dataset,) if args.validation == 0 else dataset.split((1 - args.validation, args.validation), seed=0)
-    torch.manual_seed(args.training.seed)
     config = _model_config(MODELS.get(args.model), args.set)
-    model = build(args.model, config, spaces_of(parts[0]), source="--set")
     windows = [part.windows(args.length, args.stride) for part in parts]
-    ui.say(f"{args.model}: {sum(p.numel() for p in model.parameters()):,} parameters, {len(windows[0]):,} windows")
     data = {"path": str(args.data), "length": args.length, "stride": args.stride, "validation": args.validation}
-    steps = max(1, len(windows[0]) // args.training.batch_size) * args.training.epochs
-    done = 0
-
-    with ui.progress("training", total=steps) as advance:
-
-        def on_step(step: int, total: int, loss: float) -> None:
-            nonlocal done
-            advance(step - done, loss=loss)
-            done = step
-
-        history = fit(
-            model, windows[0], args.training, out=args.out, resume=args.resume,
-            validation=windows[1] if len(windows) > 1 else None,
-            extra={"data": data, "manifest": dataset.manifest.to_json() | {"shards": []}},
-            on_step=on_step,
-        )  # fmt: skip
-    rows = [(name, f"{value:.4g}") for name, value in history[-1].items()]
+    train_run(
+        args.out, args.model, config, windows[0], args.training, spaces_of(parts[0]), resume=args.resume,
+        validation=windows[1] if len(windows) > 1 else None, label=f"training {args.model}",
+        extra={"data": data, "manifest": dataset.manifest.to_json() | {"shards": []}},
+    )  # fmt: skip
+    rows = list(read_history(args.out)[-1].items())
     ui.table(("last epoch", "value"), rows, title=str(args.out))
 
 
@@ -90,7 +75,7 @@ def _model_config(model: type | None, settings: tuple[str, ...]) -> dict:
         name, equals, text = setting.partition("=")
         if not equals:
             raise ValueError(f"--set takes name=value, found {setting!r}")
-        if isinstance(defaults.get(name), str):
+        if isinstance(defaults.get(name, text), str):  # an unknown name, too: `build` says what there is
             values[name] = text
             continue
         try:

@@ -1,0 +1,144 @@
+"""Training speed of the KVAE on the paper's box world: 5000 sequences of 20 binary frames of 32x32.
+
+    epoch_seconds/kvae          one epoch with the paper's decoder, from a run of steps in the middle of training
+    epoch_seconds/kvae-default  the same with the default network
+    minutes_to_paper/kvae       until the default network is at or below the paper's smoothing and filtering curves at
+                                every point, on validation sequences; looking does not count
+    peak_mib/kvae               largest resident memory of the training process (largest allocation on a GPU)
+
+The data is that of `reverie reproduce kvae-bouncing-ball`, in the same folder.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from reverie.world_models import KVAEConfig
+from reverie.world_models.training import TrainingConfig
+
+from .. import ui
+from ..results import result_path, write_result
+
+OFFICIAL_SECONDS = 140.0  # the public TensorFlow code, measured on two cores
+WARM_STEPS, TIMED_STEPS = 10, 60
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie bench train`."""
+
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    """How the run to the paper's curve is trained."""
+    look_epochs: int = 2
+    """Epochs between two looks at the curve."""
+    skip_curve: bool = False
+    """Only time epochs."""
+    out: Path = Path("runs/kvae-bouncing-ball")
+    """Folder that holds, or gets, the data."""
+    json: Path = result_path("bench-train")
+    """Where the result goes."""
+
+
+class _Passed(Exception):
+    """The curve is passed; nothing is left to measure."""
+
+
+def main(args: Args) -> None:
+    """Measure, print a table and write the result file."""
+    from ..reproduce import kvae_bouncing_ball as experiment
+
+    started = time.monotonic()
+    box = experiment.Experiment(experiment.Args(out=args.out, device=args.device, validate=True))
+    data, validation = box.windows("train"), box.windows("validation")
+    metrics: dict[str, float] = {}
+    for name, config in (("kvae", KVAEConfig(decoder="paper")), ("kvae-default", KVAEConfig())):
+        ui.say(f"timing {TIMED_STEPS} steps of {name}")
+        metrics[f"epoch_seconds/{name}"] = epoch_seconds(config, args.training, data)
+    if not args.skip_curve:
+        metrics |= to_paper(args, data, validation)
+    metrics["peak_mib/kvae"] = peak_mib(args.device)
+    write_result(
+        args.json, name="bench-train", command="reverie bench train", config=asdict(args), metrics=metrics,
+        references={"public TensorFlow code": {"epoch_seconds/kvae": OFFICIAL_SECONDS}},
+        seconds=time.monotonic() - started, device=args.device,
+    )  # fmt: skip
+    ui.table(("measure", "value"), list(metrics.items()))
+
+
+def epoch_seconds(config: KVAEConfig, training: TrainingConfig, data: Any) -> float:
+    """Seconds per epoch, from the middle steps of a short run with every parameter group at work."""
+    from reverie.world_models.training import fit
+
+    stamps: list[float] = []
+    fit(
+        _fresh(replace(config, warmup=0.0), training.seed, data), data, training,
+        on_step=lambda *_: stamps.append(time.monotonic()), stop_after=WARM_STEPS + TIMED_STEPS,
+    )  # fmt: skip
+    per_step = (stamps[-1] - stamps[WARM_STEPS - 1]) / (len(stamps) - WARM_STEPS)
+    return per_step * (len(data) // training.batch_size)
+
+
+def to_paper(args: Args, data: Any, validation: Any) -> dict[str, float]:
+    """Train until the paper's curves are passed everywhere; the minutes and epochs that it took.
+
+    Raises:
+        ValueError: if the run ends without having passed them.
+    """
+    from reverie.world_models.training import fit
+
+    from ..reproduce import kvae_ball_measures as measures
+    from ..reproduce.kvae_ball_figures import PAPER
+
+    per_epoch = len(data) // args.training.batch_size
+    model = _fresh(KVAEConfig(), args.training.seed, data)
+    spent, mark, passed = 0.0, time.monotonic(), 0
+    curves = [key for key in PAPER if key.startswith(("hamming/smooth/", "hamming/filter/"))]
+
+    with ui.progress("to the paper's curve", total=per_epoch * args.training.epochs) as advance:
+
+        def look(step: int, total: int, loss: float) -> None:
+            nonlocal spent, mark, passed
+            advance(completed=step, loss=loss)
+            if step % (per_epoch * args.look_epochs):
+                return
+            spent += time.monotonic() - mark
+            model.eval()
+            found = measures.imputation(model, validation, 0, progress=lambda **_: None)
+            model.train()
+            above = [key for key in curves if found[key] > PAPER[key]]
+            ui.say(f"epoch {step // per_epoch}, {spent / 60:.1f} min: {len(above)} of {len(curves)} points above")
+            if not above:
+                passed = step // per_epoch
+                raise _Passed
+            mark = time.monotonic()
+
+        try:
+            fit(model, data, args.training, on_step=look)
+        except _Passed:
+            return {"minutes_to_paper/kvae": spent / 60, "epochs_to_paper/kvae": float(passed)}
+    raise ValueError(f"the paper's curves were not passed in {args.training.epochs} epochs; give it more")
+
+
+def peak_mib(device: str) -> float:
+    """Largest memory so far, MiB: of the process on CPU, of the allocator on a GPU."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def _fresh(config: KVAEConfig, seed: int, data: Any) -> Any:
+    import torch
+    from reverie.world_models import KVAE
+
+    from ..spaces import spaces_of
+
+    torch.manual_seed(seed)
+    return KVAE(config, spaces_of(data.dataset))
