@@ -133,6 +133,9 @@ def calibration(
         ValueError: for windows that are too short or cross episodes, or too few samples.
         TypeError: if the model names no features.
     """
+    needed = round(2 / (1 - max(LEVELS))) - 1
+    if num_samples < needed:
+        raise ValueError(f"calibration needs at least {needed} samples for its widest interval, found {num_samples}")
     shape = (horizon, len(probe.names))
     inside = {level: torch.zeros(shape, dtype=torch.float64) for level in LEVELS}
     score, spread = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)

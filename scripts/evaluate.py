@@ -1,0 +1,95 @@
+"""Evaluate a trained world model: prediction against the horizon, calibration, imputation and bounds.
+
+Prints a table and writes a figure and a video: truth, what the model sees while it watches, and what it dreams after
+the first frames. The true state is read off the model's beliefs by a linear probe that is fitted on training episodes.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from . import ui
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie evaluate`."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of a run, or name of a pretrained model."""
+    data: Path | None = None
+    """Dataset to test on; by default the validation episodes of the run."""
+    out: Path | None = None
+    """Folder for figure and video; by default RUN/evaluation, or evaluation/NAME."""
+    json: Path | None = None
+    """Write the numbers there."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    context: int = 5
+    """Frames that the model sees before it predicts."""
+    horizon: int = 50
+    """Steps that it predicts, if the episodes are that long."""
+    sequences: int = 200
+    """Test windows, at most."""
+    samples: int = 199
+    """Futures drawn per window for the calibration; 0 leaves it out."""
+    particles: int = 100
+    """Of the IWAE bound; 0 leaves it out."""
+    length: int | None = None
+    """Frames per window for probe, imputation and bounds; by default as in training."""
+    video: Literal["mp4", "gif", "webp", "none"] = "mp4"
+    """Format of the video."""
+    seed: int = 0
+    """Of everything drawn."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie evaluate`."""
+    from reverie.world_models.capabilities import HasFeatures
+    from reverie.world_models.checkpoints import load, resolve
+
+    from . import evaluation_pictures as pictures
+    from .measuring import Evaluation, episodes_for, state_names
+    from .results import write_result
+
+    started = time.monotonic()
+    folder = resolve(args.run)
+    model = load(args.run, args.device)
+    fitting, test, length, notes = episodes_for(folder, model, args.data, args.length)
+    for note in notes:
+        ui.say(note)
+    evaluation = Evaluation(
+        model, test, context=args.context, horizon=args.horizon, sequences=args.sequences, seed=args.seed
+    )
+    probe, names = None, state_names(test)
+    if names and isinstance(model, HasFeatures):
+        probe = evaluation.probe(fitting, names, length)
+    else:
+        ui.say("no probe: the environment reports no state, or the model names no features")
+    evaluation.open_loop(probe, names)
+    if probe is not None and args.samples:
+        evaluation.calibrate(probe, names, args.samples)
+    evaluation.impute(length)
+    evaluation.bounds(length, args.particles)
+
+    measured = evaluation.measured
+    ui.table(("measure", "value"), sorted(measured.metrics.items()), title=f"{args.run} on {test.path}")
+    out = args.out or (Path("evaluation") / args.run if folder != Path(args.run) else folder / "evaluation")
+    pictures.figure(measured, out / "horizon.png")
+    if args.video != "none" and model.spaces.has_images:
+        shown = pictures.clips(model, evaluation.windows, args.context, num=4)
+        pictures.write_video(pictures.video(*shown, args.context), out / f"dream.{args.video}")
+    ui.say(f"figure and video in {out}")
+    if args.json is not None:
+        command = shlex.join(["reverie", *sys.argv[1:]])
+        write_result(
+            args.json, name="evaluate", command=command, config=args, metrics=measured.metrics,
+            seconds=time.monotonic() - started, device=args.device,
+        )  # fmt: skip

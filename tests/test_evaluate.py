@@ -1,0 +1,112 @@
+"""`reverie evaluate` end to end on a tiny run, and the mistakes it names."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reverie.envs.rollouts import collect
+from reverie.scripts import evaluate, evaluation_pictures, train
+from reverie.scripts.cli import main
+from reverie.world_models.training import TrainingConfig
+
+TINY = ("network=mlp", "hidden=[8]", "likelihood=gaussian", "dynamics_units=5", "z_dim=3")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    settings = {"env_kwargs": {"size": 16}, "max_steps": 29, "progress": False}
+    collect("reverie/Pendulum-v0", folder / "data", episodes=20, seed=0, **settings)
+    collect("reverie/Pendulum-v0", folder / "other", episodes=6, seed=1, **settings)
+    train.main(
+        train.Args(
+            model="kvae", data=folder / "data", out=folder / "run", length=10, set=TINY,
+            training=TrainingConfig(epochs=2, batch_size=8),
+        )
+    )  # fmt: skip
+    return folder
+
+
+@pytest.fixture
+def args(folder, tmp_path):
+    return evaluate.Args(
+        run=str(folder / "run"), out=tmp_path / "out", json=tmp_path / "result.json", horizon=12, samples=39,
+        particles=5, sequences=6,
+    )  # fmt: skip
+
+
+def test_it_measures_everything_and_draws_it(args, capsys):
+    evaluate.main(args)
+    metrics = json.loads(args.json.read_text())["metrics"]
+    expected = {"elbo", "elbo_per_frame", "iwae-5", "mse/smooth/random/0.5", "mse/generate/consecutive/3"}
+    for target in ("sin_angle", "cos_angle", "angular_velocity"):
+        expected |= {f"r2/{target}/filter", f"r2/{target}/smooth", f"rmse/{target}/open-loop/10"}
+        expected |= {f"{name}/{target}/open-loop/5" for name in ("coverage-90", "crps", "pit_distance", "r2")}
+    for name in ("mse", "mse_still", "psnr", "ssim"):
+        expected.add(f"{name}/open-loop/1")
+    assert expected <= set(metrics)
+    assert "crps/sin_angle/open-loop/10" in capsys.readouterr().out
+    assert (args.out / "horizon.png").read_bytes()[:4] == b"\x89PNG"
+    assert (args.out / "dream.mp4").stat().st_size > 1000
+
+
+def test_it_repeats_itself(args):
+    found = []
+    for _ in range(2):
+        evaluate.main(replace(args, video="none"))
+        found.append(json.loads(args.json.read_text())["metrics"])
+    assert found[0] == found[1]
+
+
+def test_data_of_ones_own_and_lost_training_data(args, folder, tmp_path, capsys):
+    evaluate.main(replace(args, data=folder / "other", samples=0, particles=0))
+    kept = json.loads(args.json.read_text())["metrics"]
+    assert not any(name.startswith(("crps", "iwae")) for name in kept)
+    moved = tmp_path / "moved"
+    shutil.copytree(folder / "run", moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["extra"]["data"]["path"] = str(tmp_path / "gone")
+    (moved / "config.json").write_text(json.dumps(config))
+    evaluate.main(replace(args, run=str(moved), data=folder / "other", samples=0, particles=0, video="none"))
+    assert "every other episode" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"give --data DIR with others, from `reverie collect reverie/Pendulum-v0"):
+        evaluate.main(replace(args, run=str(moved)))
+
+
+def test_data_of_another_world_are_refused(args, tmp_path):
+    collect("reverie/BouncingBall-v0", tmp_path / "ball", episodes=2, seed=0, max_steps=9, progress=False)
+    with pytest.raises(ValueError, match=r"BouncingBall-v0\) has frame_shape \(1, 32, 32\), the model"):
+        evaluate.main(replace(args, data=tmp_path / "ball"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"context": 0}, "at least 1"), ({"context": 30}, "leaves nothing to predict"), ({"samples": 3}, "at least 39")],
+)
+def test_options_that_cannot_work_are_named(args, change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.main(replace(args, **change))
+
+
+def test_an_unknown_run_is_one_line(capsys):
+    assert main(["evaluate", "no-such-run"]) == 2
+    assert "neither a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["mp4", "gif", "webp"])
+def test_videos_are_readable_and_made_of_squares(tmp_path, ending):
+    import imageio.v3 as iio
+
+    rng = np.random.default_rng(0)
+    truth, watched, imagined = (rng.integers(0, 256, (2, 6, 16, 16, 1), dtype=np.uint8) for _ in range(3))
+    frames = evaluation_pictures.video(truth, watched, imagined, 2, size=64)
+    assert frames.shape == (6, 2 * (64 + 8), 3 * 68 - 4, 3)
+    for k, clip in enumerate((truth, watched, imagined)):
+        block = frames[:, 4:68, 68 * k : 68 * k + 64, 0]
+        np.testing.assert_array_equal(block[:, ::4, ::4], clip[0, ..., 0])
+        np.testing.assert_array_equal(block[:, 3::4, 2::4], clip[0, ..., 0])
+    evaluation_pictures.write_video(frames, tmp_path / f"dream.{ending}")
+    shape = iio.imread(tmp_path / f"dream.{ending}").shape
+    assert shape == frames.shape
