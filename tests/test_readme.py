@@ -1,0 +1,116 @@
+"""The README: its tour runs, its tables are those of results/, and the command that makes them is right."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+from reverie.scripts import readme
+from reverie.scripts.readme import TABLES, Table, rewrite
+from reverie.scripts.results import write_result
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = "before\n<!-- table: kalman -->\nold\n<!-- end of table -->\nafter\n"
+
+
+def result(path, metrics, **options):
+    fields = {"name": path.stem, "command": f"reverie bench {path.stem}", "config": {}, "seconds": 180}
+    return write_result(path, metrics=metrics, **(fields | options))
+
+
+def test_tour_runs_and_is_short(tmp_path, monkeypatch):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert 10 <= len(lines) <= 20
+    monkeypatch.chdir(tmp_path)
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
+    assert shown.getvalue().strip(), "the tour shows something"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_tables_agree_with_results(path):
+    text = path.read_text()
+    assert rewrite(text, ROOT / "results", name=path.name) == text, "run `make results`"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_local_links_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", path.read_text()):
+        link = next(filter(None, target))
+        assert link.startswith("http") or (path.parent / link).exists(), f"{path.name} links to {link}"
+
+
+def test_every_table_is_shown_somewhere():
+    shown = {name for path in PAGES for _, name, *_ in readme.MARKED.findall(path.read_text())}
+    assert shown == set(TABLES)
+
+
+def test_without_a_result_the_table_says_so(tmp_path):
+    assert "\nNot measured yet.\n" in rewrite(MARKED, tmp_path)
+
+
+def test_grid_is_made_and_stays(tmp_path):
+    result(
+        tmp_path / "bench-kalman.json",
+        {"frames_per_s/64x100/reverie": 1234567.0, "frames_per_s/8x1000/reverie": 0.0012345, "ratio/x": 9.0}
+        | {"frames_per_s/64x100/dynamax": [9.0, 11.0]},
+    )
+    made = rewrite(MARKED, tmp_path)
+    assert made.splitlines()[2:6] == [
+        "| frames/s | 8x1000 | 64x100 |",
+        "| --- | ---: | ---: |",
+        "| dynamax | - | 10.0 ± 1 |",
+        "| reverie | 0.00123 | 1,230,000 |",
+    ]
+    assert "`reverie bench bench-kalman` (cpu, " in made and "3 min)" in made
+    assert rewrite(made, tmp_path) == made
+    assert made.startswith("before\n") and made.endswith("after\n")
+
+
+def test_references_stand_below_ours():
+    table = Table("x", "h/{row}/{column}", "p", {"smooth": "smoothing"}, {"0.1": ".1", "0.2": ".2"}, ("paper",))
+    metrics = {"h/smooth/0.1": {"mean": 0.5, "std": 0.01, "values": [0.49, 0.51]}}
+    text = readme.render(table, {"metrics": metrics, "references": {"paper": {"h/smooth/0.2": 0.25}}})
+    assert text.splitlines()[0] == "| p | .1 | .2 |"
+    assert text.splitlines()[2:] == ["| smoothing, reverie | 0.500 ± 0.01 | - |", "| smoothing, paper | - | 0.250 |"]
+
+
+def test_columns_of_sources():
+    table = Table("x", "elbo/{row}", "nats", references=("paper",))
+    text = readme.render(
+        table, {"metrics": {"elbo/a": {"mean": None, "values": [None]}}, "references": {"paper": {"elbo/a": -7}}}
+    )
+    assert text == "| nats | reverie | paper |\n| --- | ---: | ---: |\n| a | - | -7.00 |\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- table: nothing -->\n<!-- end of table -->", "asks for table 'nothing'; there are"),
+        ("<!-- table: kalman -->\n", "lacks its"),
+        ("<!-- table: Kal man -->\n<!-- end of table -->", "malformed"),
+    ],
+)
+def test_bad_markers(text, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        rewrite(text, tmp_path)
+
+
+def test_a_result_without_the_keys_is_refused(tmp_path):
+    result(tmp_path / "bench-kalman.json", {"other": 1.0})
+    with pytest.raises(ValueError, match=r"bench-kalman\.json has no metric such as frames_per_s"):
+        rewrite(MARKED, tmp_path)
+
+
+def test_check_writes_nothing_and_rewriting_mends(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(readme, "SOURCE", tmp_path)
+    page = tmp_path / "README.md"
+    page.write_text(MARKED)
+    assert readme.main(["--check"]) == 1
+    assert "make results" in capsys.readouterr().out
+    assert page.read_text() == MARKED
+    assert readme.main([]) == 0
+    assert readme.main(["--check"]) == 0
