@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .base import Loss, WorldModel
 from .batch import Batch
-from .memory_allocator import keep_freed_memory
+from .cpu_settings import prepare_cpu
 from .snapshots import Snapshots
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
@@ -131,7 +131,7 @@ def fit(
 
     if len(data) == 0:
         raise ValueError("training needs at least one window, found an empty dataset")
-    keep_freed_memory()
+    prepare_cpu()
     accelerator = Accelerator()
     # Not Accelerate's mixed precision: that setting is one per process, and runs of both kinds may share a process.
     autocast = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
