@@ -32,35 +32,54 @@ class Table:
     rows: Mapping[str, str] = field(default_factory=dict)  # part of the key -> label
     columns: Mapping[str, str] = field(default_factory=dict)
     references: Sequence[str] = ()
+    beside: Sequence[str] = ()  # sources among our own metrics: their name is the last part of the key
     digits: int = 3  # significant digits
 
 
 SHARES = {f"{tenth / 10:.1f}": f"{tenth / 10:.1f}" for tenth in range(1, 11)}
 RUNS = {str(n): str(n) for n in range(1, 16, 2)}
+PLANNING = {"normalised_return": "normalised return", "return": "return", "plan_ms": "ms per plan"}
+TRAINING = {"epoch_seconds": "s per epoch", "minutes_to_paper": "min to the paper's curve", "peak_mib": "peak MiB"}
 TASKS = {"smooth": "smoothing", "filter": "filtering", "generate": "generating"}
 
 TABLES = {
     "ball-random": Table(
-        "kvae-bouncing-ball", "hamming/{row}/random/{column}", "share missing", TASKS, SHARES, ("paper", "oracle")
+        "kvae-bouncing-ball",
+        "hamming/{row}/random/{column}",
+        "share missing",
+        TASKS,
+        SHARES,
+        references=("paper",),
+        beside=("oracle",),
     ),
     "ball-consecutive": Table(
-        "kvae-bouncing-ball", "hamming/{row}/consecutive/{column}", "frames missing", TASKS, RUNS, ("paper", "oracle")
+        "kvae-bouncing-ball",
+        "hamming/{row}/consecutive/{column}",
+        "frames missing",
+        TASKS,
+        RUNS,
+        references=("paper",),
+        beside=("oracle",),
     ),
-    "kalman": Table("bench-kalman", "frames_per_s/{column}/{row}", "frames/s"),
-    "envs": Table("bench-envs", "vector/{row}", "frames/s, vectorised"),
-    "envs-single": Table("bench-envs", "single/{row}", "frames/s, single"),
-    "planners": Table("bench-planners", "plans_per_s/{row}", "plans/s"),
-    "train": Table("bench-train", "{column}/{row}", "model"),
-    "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up"),
-    "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal"),
     "pendulum-r2": Table("kvae-pendulum", "r2/{column}/smooth/{row}", "R², smoothed", references=("dvbf",)),
     "pendulum-elbo": Table("kvae-pendulum", "elbo/{row}", "test ELBO, nats", references=("paper",)),
+    "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up", columns=PLANNING),
+    "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal", columns=PLANNING),
+    "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),
+    "envs": Table("bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised"}),
+    "planners": Table("bench-planners", "plans_per_s/{row}", "plans/s"),
+    "train": Table(
+        "bench-train", "{column}/{row}", "training", columns=TRAINING, references=("public TensorFlow code",)
+    ),
 }
 
 
 def render(table: Table, result: Mapping[str, Any]) -> str:
     """The table as Markdown, ending in a newline. Raises ValueError if the result has no key of the table's pattern."""
     sources = {"reverie": result["metrics"]} | {name: result["references"].get(name, {}) for name in table.references}
+    for name in table.beside:
+        ours = result["metrics"].items()
+        sources[name] = {key.removesuffix(f"/{name}"): value for key, value in ours if key.endswith(f"/{name}")}
     regex = re.escape(table.pattern)
     for part in ("row", "column"):
         regex = regex.replace(rf"\{{{part}\}}", f"(?P<{part}>[^/]+)")
@@ -78,7 +97,7 @@ def render(table: Table, result: Mapping[str, Any]) -> str:
         for name, values in sources.items():
             cells = {column: _cell(table, values, row=row, column=column) for column in columns}
             if set(cells.values()) != {"-"}:
-                lines[f"{label}, {name}" if table.references else label] = cells
+                lines[f"{label}, {name}" if len(sources) > 1 else label] = cells
     return _markdown(table.corner, columns, lines)
 
 

@@ -60,10 +60,10 @@ def test_grid_is_made_and_stays(tmp_path):
     )
     made = rewrite(MARKED, tmp_path)
     assert made.splitlines()[2:6] == [
-        "| frames/s | 8x1000 | 64x100 |",
+        "| frames/s | dynamax | reverie |",
         "| --- | ---: | ---: |",
-        "| dynamax | - | 10.0 ± 1 |",
-        "| reverie | 0.00123 | 1,230,000 |",
+        "| 8x1000 | - | 0.00123 |",
+        "| 64x100 | 10.0 ± 1 | 1,230,000 |",
     ]
     assert "`reverie bench bench-kalman` (cpu, " in made and "3 min)" in made
     assert rewrite(made, tmp_path) == made
@@ -76,6 +76,14 @@ def test_references_stand_below_ours():
     text = readme.render(table, {"metrics": metrics, "references": {"paper": {"h/smooth/0.2": 0.25}}})
     assert text.splitlines()[0] == "| p | .1 | .2 |"
     assert text.splitlines()[2:] == ["| smoothing, reverie | 0.500 ± 0.01 | - |", "| smoothing, paper | - | 0.250 |"]
+
+
+def test_sources_among_our_own_metrics():
+    table = Table("x", "h/{row}/{column}", "p", beside=("oracle",))
+    numbers = {"h/smooth/0.1": 0.5, "h/smooth/0.1/oracle": 0.25}
+    metrics = {key: {"mean": value, "std": 0.0, "values": [value]} for key, value in numbers.items()}
+    text = readme.render(table, {"metrics": metrics, "references": {}})
+    assert text.splitlines()[2:] == ["| smooth, reverie | 0.500 |", "| smooth, oracle | 0.250 |"]
 
 
 def test_columns_of_sources():
