@@ -27,6 +27,7 @@ from .base import Plan, check_request
 from .objectives import Objective, QuadraticCost
 
 STEPS = (1.0, 0.5, 0.2)  # lengths that a step towards the regulator's path is tried with
+TOLERANCE = 1e-6  # relative improvement of the score below which linearising again is given up
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class LQG:
     horizon: int = 20
     """Steps to plan ahead."""
     num_iterations: int = 4
-    """Linearisations; 1 is enough where the dynamics are linear."""
+    """Linearisations at most; they end when the score does not improve, after 2 where the dynamics are linear."""
     regularisation: float = 1e-6
     """Added to the weight of every action, so that actions without a cost have a definite optimum."""
 
@@ -60,7 +61,7 @@ class LQG:
         """See `Planner.plan`; nothing is drawn.
 
         `info` has `gains` (B, H, A, z) and `offsets` (B, H, A) of the last linearisation, for u_t = K_t z_{t-1} + k_t
-        (not clipped), and `best_scores` (num_iterations, B).
+        (not clipped), and `best_scores` (I, B), the best score after each of I linearisations.
 
         Raises:
             ValueError: for a model without `linear_gaussian`, discrete actions, or an objective that is not quadratic.
@@ -89,10 +90,13 @@ class LQG:
             tried = best[:, None] + step_lengths * (proposal - best)[:, None]
             top, index = _score(model, state, objective, tried).max(1)
             chosen = tried[torch.arange(batch, device=device), index]
-            better = top > best_score
+            better = top - best_score > TOLERANCE * best_score.abs()
+            better |= best_score.isneginf() & top.isfinite()
             best = torch.where(better[:, None, None], chosen, best)
             best_score = torch.where(better, top, best_score)
             history.append(best_score)
+            if not bool(better.any()):
+                break
         if bool(best_score.isneginf().any()):
             raise ValueError(
                 "LQG found no plan with a finite score; the model's predictions have become NaN or infinite"
@@ -116,17 +120,17 @@ def regulator(path: LinearGaussianPath, cost: QuadraticCost, regularisation: flo
     stage, linear = C.mT @ W @ C, (C.mT @ w.unsqueeze(-1)).neg()
     P, p = torch.zeros_like(stage[..., 0, :, :]), torch.zeros_like(linear[..., 0, :, :])
     gains, offsets = [], []
-    for t in reversed(range(horizon)):
-        A_t, B_t = A[..., t, :, :], B[..., t, :, :]
-        M, m = P + stage[..., t, :, :], p + linear[..., t, :, :]
+    steps = (A.unbind(-3), B.unbind(-3), V.unbind(-3), stage.unbind(-3), linear.unbind(-3))
+    for A_t, B_t, V_t, stage_t, linear_t in reversed(list(zip(*steps, strict=True))):
+        M, m = P + stage_t, p + linear_t
         BM = B_t.mT @ M
-        chol = torch.linalg.cholesky(V[..., t, :, :] + BM @ B_t)
+        chol = torch.linalg.cholesky(V_t + BM @ B_t)
         solution = -torch.cholesky_solve(torch.cat([BM @ A_t, B_t.mT @ m], -1), chol)
         K, k = solution[..., :-1], solution[..., -1:]
         AM = A_t.mT @ M
         P = AM @ (A_t + B_t @ K)
         P = 0.5 * (P + P.mT)
-        p = A_t.mT @ m + AM @ B_t @ k
+        p = A_t.mT @ m + AM @ (B_t @ k)
         gains.append(K)
         offsets.append(k.squeeze(-1))
     return torch.stack(gains[::-1], -3), torch.stack(offsets[::-1], -2)
@@ -134,12 +138,12 @@ def regulator(path: LinearGaussianPath, cost: QuadraticCost, regularisation: flo
 
 def _forward(path: LinearGaussianPath, gains: Tensor, offsets: Tensor) -> Tensor:
     """Actions (B, H, A) in the box along the mean path under the gains."""
-    z, actions = path.mean, []
-    for t in range(gains.shape[-3]):
-        u = (torch.einsum("...az,...z->...a", gains[..., t, :, :], z) + offsets[..., t, :]).clamp(-1, 1)
-        z = torch.einsum("...ij,...j->...i", path.A[..., t, :, :], z)
-        z = z + torch.einsum("...ij,...j->...i", path.B[..., t, :, :], u)
-        actions.append(u)
+    z, actions = path.mean.unsqueeze(-1), []
+    steps = (path.A.unbind(-3), path.B.unbind(-3), gains.unbind(-3), offsets.unsqueeze(-1).unbind(-3))
+    for A, B, K, k in zip(*steps, strict=True):
+        u = (K @ z + k).clamp(-1, 1)
+        z = A @ z + B @ u
+        actions.append(u.squeeze(-1))
     return torch.stack(actions, -2)
 
 

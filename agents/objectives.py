@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
-from reverie.world_models.capabilities import HasCode, PredictsReward
+from reverie.world_models.capabilities import HasCode
 from reverie.world_models.state import State
 from torch import Tensor
 
@@ -126,7 +126,7 @@ class LearnedReward(Objective):
             raise ValueError(f"discount must be in (0, 1], found {self.discount}")
 
     def score(self, model, states, actions):
-        if not isinstance(model, PredictsReward):
+        if not hasattr(model, "reward"):  # PredictsReward; asking a protocol would take as long as ten model steps
             raise ValueError(
                 f"{type(model).__name__} predicts no reward, which LearnedReward needs; "
                 "plan towards a goal (GoalImage, GoalCode) or use a model with reward and continue heads"
@@ -255,7 +255,7 @@ def _terms(objective: Objective) -> tuple[tuple[float, Objective], ...]:
 
 
 def _need_code(model, objective: Objective) -> None:
-    if not isinstance(model, HasCode):
+    if not hasattr(model, "code"):
         raise ValueError(
             f"{type(model).__name__} has no codes (encode, code), which {type(objective).__name__} needs here; "
             "use GoalImage with cem or mppi"

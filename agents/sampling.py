@@ -144,16 +144,14 @@ class _Gaussian:
 
     def draw(self, generator):
         count, (_, horizon, action_dim) = self.planner.num_candidates - 2, self.mean.shape
-        noise = torch.randn(
-            count, horizon, action_dim, generator=generator, dtype=self.mean.dtype, device=self.mean.device
-        )
-        return (self.mean[:, None] + self.std[:, None] * (self.mixing @ noise)).clamp_(-1, 1)
+        shape, like = (horizon, count * action_dim), self.mean
+        white = torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+        noise = (self.mixing @ white).reshape(horizon, count, action_dim).transpose(0, 1)
+        return (self.mean[:, None] + self.std[:, None] * noise).clamp_(-1, 1)
 
     def refit(self, actions, weights, valid):
-        weights = weights[:, :, None, None]
-        mean = (weights * actions).sum(1)
-        variance = (weights * (actions - mean[:, None]).square()).sum(1)
-        std = variance.sqrt().clamp(min=self.planner.min_std)
+        mean = _average(weights, actions)
+        std = _average(weights, (actions - mean[:, None]).square()).sqrt().clamp(min=self.planner.min_std)
         return _Gaussian(
             self.planner, torch.where(valid, mean, self.mean), torch.where(valid, std, self.std), self.mixing
         )
@@ -183,9 +181,14 @@ class _Categorical:
         return _one_hot(like.log()[:, None] + gumbel)
 
     def refit(self, actions, weights, valid):
-        probabilities = (weights[:, :, None, None] * actions).sum(1).clamp(min=self.planner.min_probability)
+        probabilities = _average(weights, actions).clamp(min=self.planner.min_probability)
         probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return _Categorical(self.planner, torch.where(valid, probabilities, self.probabilities))
+
+
+def _average(weights: Tensor, values: Tensor) -> Tensor:
+    """Sum of values (B, N, H, A) with weights (B, N), as one matrix product."""
+    return (weights.unsqueeze(1) @ values.flatten(2)).reshape(values.shape[0], *values.shape[2:])
 
 
 def _one_hot(preference: Tensor) -> Tensor:
