@@ -27,7 +27,15 @@ FEW = 40  # episodes that a read-out is fitted on, where nothing is trained
 CONTEXT = 10  # frames seen before the model dreams
 WINDOW = 20  # frames of a training window
 SHOWN = 5  # sequences in the video
-MODEL = {"network": "mlp", "hidden": (256, 128), "a_dim": 2, "z_dim": 4}
+MODEL = {
+    "channels": (16, 32, 32),
+    "likelihood": "gaussian",
+    "a_dim": 2,
+    "z_dim": 4,
+    "num_mixtures": 4,
+    "transition_variance": 0.003,
+    "warmup": 0.05,
+}
 PLANNER = {"horizon": 20, "num_candidates": 128, "num_iterations": 4, "num_elites": 13}
 REPLAN_EVERY = 2
 FIRST_SEED = 2_000_000  # of planning and test data: none that anything was trained on
