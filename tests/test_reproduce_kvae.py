@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from reverie.scripts.reproduce import experiment
 from reverie.scripts.reproduce import kvae_ball_figures as figures
 from reverie.scripts.reproduce import kvae_ball_measures as measures
 from reverie.scripts.reproduce import kvae_bouncing_ball as ball
+from reverie.scripts.reproduce import kvae_pendulum as pendulum
 from reverie.world_models import KVAEConfig
 from reverie.world_models.training import TrainingConfig
 
@@ -76,15 +78,14 @@ def test_a_budget_lowers_the_number_of_epochs_once(args, monkeypatch):
         seen.append((minutes, runs))
         return 3
 
-    monkeypatch.setattr(ball, "epochs_within", epochs_within)
-    experiment = ball.Experiment(replace(args, budget=5.0, stages=("train", "ablations")))
-    assert experiment.training().epochs == experiment.training().epochs == 3
+    monkeypatch.setattr(experiment, "epochs_within", epochs_within)
+    stages = ball.BouncingBall(replace(args, budget=5.0, stages=("train", "ablations")))
+    assert stages.training().epochs == stages.training().epochs == 3
     assert seen == [(5.0, 2 + 5)]
 
 
 def test_hidden_frames_stay_hidden(args):
-    experiment = ball.Experiment(args)
-    windows = measures.Hidden(experiment.windows("train"), 0.4, seed=0)
+    windows = measures.Hidden(ball.BouncingBall(args).windows("train"), 0.4, seed=0)
     first, again = windows[np.arange(40)]["mask"], windows[np.arange(40)]["mask"]
     np.testing.assert_array_equal(first, again)
     np.testing.assert_array_equal(windows[np.array([7, 3])]["mask"], first[[7, 3]])
@@ -101,3 +102,23 @@ def test_published_series_are_complete():
 def test_picture_of_alpha_is_written(args):
     ball.main(replace(args, stages=("train", "pictures"), seeds=(0,), validate=True))
     assert (args.out / "alpha.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_pendulum_experiment_measures_its_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(pendulum, "LONG", 6)
+    monkeypatch.setattr(pendulum, "EVALUATED", 10)
+    args = pendulum.Args(
+        seeds=(0,), train_sequences=20, out=tmp_path / "run", json=tmp_path / "result.json", mlp_hidden=(8,),
+        model=replace(pendulum.PENDULUM, channels=(4, 4, 4), dynamics_units=5),
+        training=TrainingConfig(epochs=1, batch_size=10),
+    )  # fmt: skip
+    pendulum.main(args)
+    result = json.loads(args.json.read_text())
+    for network in ("kvae-cnn", "kvae-mlp"):
+        expected = {f"r2/{name}/{belief}" for name in ("sin", "cos", "velocity") for belief in ("smooth", "filter")}
+        expected |= {"elbo", "elbo_per_frame", "iwae-100", "r2/velocity/open-loop/50"}
+        assert {f"{key}/{network}" for key in expected} <= set(result["metrics"])
+    assert result["references"]["paper"]["elbo/kvae-mlp"] == 807.02
+    assert result["metrics"]["elbo/kvae-cnn"]["mean"] == pytest.approx(
+        15 * result["metrics"]["elbo_per_frame/kvae-cnn"]["mean"]
+    )

@@ -11,6 +11,8 @@ from reverie.world_models import bounds as bound_estimates
 from reverie.world_models import evaluation as ev
 from reverie.world_models.training import seeded
 
+from .experiment import shown_by
+
 CHUNK = 100
 LENGTH = 20
 SAMPLED = ("random/0.2", "random/0.5", "random/0.8", "consecutive/5", "consecutive/11", "consecutive/15")
@@ -52,7 +54,7 @@ def masks(num: int, seed: int) -> dict[str, torch.Tensor]:
 
 def imputation(model: Any, data: Any, seed: int, *, progress: Callable[..., None]) -> dict[str, float]:
     """`hamming/{smooth,filter,generate}/{random,consecutive,random-per-sequence}/...`, going on with means."""
-    found = ev.impute(model, data, masks(len(data), seed), chunk=CHUNK, on_progress=_show(progress))
+    found = ev.impute(model, data, masks(len(data), seed), chunk=CHUNK, on_progress=shown_by(progress))
     return {f"hamming/{key}": value for key, value in found.items()}
 
 
@@ -60,7 +62,9 @@ def sampled_imputation(model: Any, data: Any, seed: int, *, progress: Callable[.
     """`hamming-sampled/...`: some of the paper's masks, what is missing drawn (thesis eqs. 6.12-6.13)."""
     chosen = {name: mask for name, mask in masks(len(data), seed).items() if name in SAMPLED}
     generator = seeded(seed, 0, 0, next(model.parameters()).device)
-    found = ev.impute(model, data, chosen, sample=True, chunk=CHUNK, generator=generator, on_progress=_show(progress))
+    found = ev.impute(
+        model, data, chosen, sample=True, chunk=CHUNK, generator=generator, on_progress=shown_by(progress)
+    )
     return {f"hamming-sampled/{key}": value for key, value in found.items()}
 
 
@@ -74,10 +78,10 @@ def bounds(model: Any, data: Any, seed: int, *, particles: int, progress: Callab
     def iwae(batch):
         return bound_estimates.iwae(model, batch, particles, generator=generator)
 
-    whole, per_frame = ev.bound(elbo, model, data, chunk=CHUNK, on_progress=_show(progress))
+    whole, per_frame = ev.bound(elbo, model, data, chunk=CHUNK, on_progress=shown_by(progress))
     found = {"elbo": whole, "elbo_per_frame": per_frame}
     if particles:
-        whole, per_frame = ev.bound(iwae, model, data, chunk=10, on_progress=_show(progress))
+        whole, per_frame = ev.bound(iwae, model, data, chunk=10, on_progress=shown_by(progress))
         found |= {f"iwae-{particles}": whole, f"iwae-{particles}_per_frame": per_frame}
     return found
 
@@ -86,7 +90,3 @@ def baseline(data: Any) -> float:
     """The paper's dashed line: a ball in the wrong place."""
     frames = torch.as_tensor(data[np.arange(len(data))]["frames"]).movedim(-1, 2).float() / 255
     return ev.still_baseline(frames)
-
-
-def _show(progress: Callable[..., None]) -> Callable[[int, int], None]:
-    return lambda done, total: progress(completed=done, total=total)

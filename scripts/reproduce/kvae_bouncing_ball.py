@@ -17,9 +17,8 @@ Killed? Give the same line again.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,12 +27,11 @@ from reverie.world_models import KVAEConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from ..results import result_path, write_atomically, write_result
 from . import kvae_ball_measures as measures
+from .experiment import Experiment, Source, by_key, mean
 from .kvae_ball_figures import PAPER, REFERENCES
-from .training_runs import epochs_within, newest_checkpoint, train_run, training_seconds
+from .training_runs import training_seconds
 
-NAME = "kvae-bouncing-ball"
 LENGTH = 20
 Stage = Literal["data", "train", "evaluate", "parity", "ablations", "oracle", "pictures"]
 STAGES = ("data", "train", "evaluate", "parity", "ablations", "oracle", "pictures")
@@ -88,25 +86,27 @@ class Args:
 
 def main(args: Args) -> None:
     """Run `reverie reproduce kvae-bouncing-ball`."""
-    experiment = Experiment(args)
-    for stage in args.stages:
-        getattr(experiment, stage)()
-    experiment.report()
+    BouncingBall(args).main()
 
 
-class Experiment:
-    """The stages, over one folder."""
+class BouncingBall(Experiment):
+    """The stages; see the module's header."""
 
-    def __init__(self, args: Args) -> None:
-        self.args = args
-        self.opened: dict[str, Any] = {}
-        self.split = "validation" if args.validate else "test"
-        if args.device == "cpu":
-            import os
+    name = "kvae-bouncing-ball"
+    all_stages = STAGES
 
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    def source(self, name: str) -> Source:
+        episodes, seed, walls = DATA[name]
+        settings = {"physics": "pymunk", "frames": "binary", "draw_walls": walls}
+        return Source("reverie/BouncingBall-v0", settings, episodes, seed, LENGTH)
 
-    # ---- stages ----
+    def budgeted(self) -> tuple[int, Mapping[str, Any]]:
+        again = (len(ABLATIONS) - 1) * len(self.args.ablation_seeds) if "ablations" in self.args.stages else 0
+        return len(self.args.seeds) + again, asdict(self.args.model)
+
+    def main_folder(self, seed: int) -> Path:
+        """Of the main run with this seed."""
+        return self.args.out / "main" / f"seed-{seed}"
 
     def data(self) -> None:
         """Collect what training reads; test sequences are collected where they are measured."""
@@ -134,7 +134,7 @@ class Experiment:
             per_seed.append(found)
         baseline = {"hamming/still": measures.baseline(data)}
         seconds = sum(training_seconds(self.main_folder(seed)) for seed in self.args.seeds)
-        self.store("evaluate", _by_key(per_seed) | baseline, seconds + time.monotonic() - started)
+        self.store("evaluate", by_key(per_seed) | baseline, seconds + time.monotonic() - started)
 
     def parity(self) -> None:
         """The public code's settings on a fifth of the data."""
@@ -149,7 +149,7 @@ class Experiment:
                 found = measures.imputation(model, data, seed, progress=advance)
                 found |= measures.bounds(model, data, seed, particles=0, progress=advance)
             per_seed.append({f"parity/{key}": value for key, value in found.items()})
-        self.store("parity", _by_key(per_seed), time.monotonic() - started)
+        self.store("parity", by_key(per_seed), time.monotonic() - started)
 
     def ablations(self) -> None:
         """Other networks behind alpha, and training with missing frames; some of the measures."""
@@ -165,12 +165,15 @@ class Experiment:
                 if name == "alpha-lstm" and seed in self.args.seeds and training.epochs == self.training().epochs:
                     folder = self.main_folder(seed)  # the main run is this one
                 else:
-                    self.run(folder, config, training, f"{name}, seed {seed}", missing=change.get("missing", 0.0))
+                    shown = None
+                    if missing := change.get("missing", 0.0):
+                        shown = measures.Hidden(self.windows("train"), missing, seed)
+                    self.run(folder, config, training, f"{name}, seed {seed}", shown=shown, extra={"missing": missing})
                     seconds += training_seconds(folder)
                 with ui.progress(f"{name}, seed {seed}: imputation") as advance:
                     found = measures.imputation(self.load(folder), data, seed, progress=advance)
                 per_seed.append({f"ablation/{name}/{key}": value for key, value in found.items()})
-            metrics |= _by_key(per_seed)
+            metrics |= by_key(per_seed)
         self.store("ablations", metrics, max(seconds, time.monotonic() - started))
 
     def oracle(self) -> None:
@@ -194,116 +197,23 @@ class Experiment:
 
     def report(self) -> None:
         """The table, and the result file of everything measured so far."""
-        stored = {stage: found for stage in STAGES if (found := self.stored(stage))}
-        if not stored:
-            return
-        metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
-        _table(metrics, "oracle" in stored)
-        if self.args.validate and self.args.json is None:
-            return
-        path = self.args.json or result_path(NAME)
-        write_result(
-            path, name=NAME, command="reverie " + " ".join(sys.argv[1:]),
-            config={"split": self.split, "epochs": self.training().epochs, "data": DATA} | asdict(self.args),
-            metrics=metrics, references=REFERENCES,
-            seconds=sum(found["seconds"] for found in stored.values()), device=self.args.device,
-        )  # fmt: skip
-        ui.say(f"wrote {path}")
-
-    # ---- what they share ----
-
-    def windows(self, name: str) -> Any:
-        """All sequences of one of the data sets, collected where that has not been done."""
-        from reverie.envs.rollouts import collect
-
-        if name in self.opened:
-            return self.opened[name]
-        episodes, seed, walls = DATA[name]
-        settings = {"physics": "pymunk", "frames": "binary", "draw_walls": walls}
-        path = self.args.out / "data" / name
-        show = sys.stderr.isatty()
-        dataset = collect(
-            "reverie/BouncingBall-v0", path, episodes=episodes, seed=seed, env_kwargs=settings,
-            max_steps=LENGTH - 1, num_envs=50, progress=show,
-        )  # fmt: skip
-        self.opened[name] = dataset.windows(LENGTH)
-        return self.opened[name]
-
-    def run(
-        self, folder: Path, config: KVAEConfig, training: TrainingConfig, label: str, *, data="train", missing=0.0
-    ) -> None:
-        """Train in `folder`, or finish what was begun there."""
-        from ..spaces import spaces_of
-
-        windows = self.windows(data)
-        # A world without reward: the heads have nothing to learn from, and their units do not matter.
-        spaces = spaces_of(windows.dataset)
-        validation = self.windows("validation") if data == "train" else None
-        shown = measures.Hidden(windows, missing, training.seed) if missing else windows
-        source = {"path": str(windows.dataset.path), "length": LENGTH, "stride": None, "validation": 0.0}
-        manifest = windows.dataset.manifest.to_json() | {"shards": []}
-        train_run(
-            folder, "kvae", asdict(config), shown, training, spaces, validation=validation, label=label,
-            resume=self.args.resume, extra={"data": source, "manifest": manifest, "missing": missing},
-        )  # fmt: skip
-
-    def load(self, folder: Path) -> Any:
-        """The trained model on its device; for development the newest snapshot will do."""
-        from reverie.world_models.checkpoints import load
-
-        return load(newest_checkpoint(folder) if self.args.validate else folder, self.args.device)
-
-    def main_folder(self, seed: int) -> Path:
-        return self.args.out / "main" / f"seed-{seed}"
-
-    def training(self) -> TrainingConfig:
-        """Settings of the main runs; the number of epochs that a budget allows is found once and kept."""
-        training = replace(self.args.training, epochs=self.args.epochs or self.args.training.epochs)
-        if self.args.budget is None:
-            return training
-        path = self.args.out / f"budget-{self.args.budget:g}.json"
-        if not path.exists():
-            from ..spaces import spaces_of
-
-            windows = self.windows("train")
-            again = (len(ABLATIONS) - 1) * len(self.args.ablation_seeds) if "ablations" in self.args.stages else 0
-            epochs = epochs_within(
-                self.args.budget, len(self.args.seeds) + again, "kvae", asdict(self.args.model), windows, training,
-                spaces_of(windows.dataset),
-            )  # fmt: skip
-            write_atomically(path, json.dumps({"epochs": epochs}))
-        return replace(training, epochs=json.loads(path.read_text())["epochs"])
-
-    def store(self, stage: Stage, metrics: dict[str, Any], seconds: float) -> None:
-        """Keep a stage's measurements, so that the result can be put together from stages run one by one."""
-        path = self.args.out / "measured" / self.split / f"{stage}.json"
-        write_atomically(path, json.dumps({"metrics": metrics, "seconds": seconds}, indent=1))
-
-    def stored(self, stage: Stage) -> dict[str, Any] | None:
-        path = self.args.out / "measured" / self.split / f"{stage}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        stored = self.stored()
+        if stored:
+            _table({key: value for found in stored.values() for key, value in found["metrics"].items()})
+            self.write(REFERENCES, {"data": DATA})
 
 
-def _by_key(per_seed: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {key: [found[key] for found in per_seed] for key in per_seed[0]}
-
-
-def _table(metrics: dict[str, Any], with_oracle: bool) -> None:
-    def mean(key: str) -> float | None:
-        values = metrics.get(key)
-        return None if values is None else sum(values) / len(values) if isinstance(values, list) else values
-
-    columns = ["hidden", "smooth", "paper", "filter", "paper", "generate"] + ["oracle smooth"] * with_oracle
+def _table(metrics: Mapping[str, Any]) -> None:
+    columns = ("hidden", "smooth", "paper", "filter", "paper", "generate", "oracle smooth", "oracle generate")
     rows = []
     for key in PAPER:
         if key.startswith("hamming/smooth/"):
-            condition = key.removeprefix("hamming/smooth/")
-            by_filter = f"hamming/filter/{condition}"
-            row = [condition, mean(key), PAPER[key], mean(by_filter), PAPER[by_filter]]
-            row += [mean(f"hamming/generate/{condition}")] + [mean(f"{key}/oracle")] * with_oracle
-            rows.append(row)
+            smooth, filtered, generated = (key.replace("smooth", way) for way in ("smooth", "filter", "generate"))
+            numbers = mean(metrics, smooth), PAPER[smooth], mean(metrics, filtered), PAPER[filtered]
+            oracle = mean(metrics, f"{smooth}/oracle"), mean(metrics, f"{generated}/oracle")
+            rows.append((key.removeprefix("hamming/smooth/"), *numbers, mean(metrics, generated), *oracle))
     ui.table(columns, rows, title="share of wrong pixels on hidden frames")
-    others = [(key, mean(key)) for key in sorted(metrics) if not key.startswith("hamming/") or "still" in key]
-    shown = [row for row in others if "/random/" not in row[0] or row[0].endswith("0.8")]
-    shown = [row for row in shown if "/consecutive/" not in row[0] or row[0].endswith("/11")]
-    ui.table(("measure", "mean over seeds"), shown)
+    others = [key for key in sorted(metrics) if not key.startswith("hamming/") or "still" in key]
+    chosen = [key for key in others if "/random" not in key or key.endswith("0.8")]
+    chosen = [key for key in chosen if "/consecutive/" not in key or key.endswith("/11")]
+    ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in chosen])

@@ -1,0 +1,184 @@
+"""What the training experiments share: data by name, runs that resume, measurements kept stage by stage, one result.
+
+An experiment's folder holds `data/NAME`, one folder per run, `measured/SPLIT/STAGE.json`, and `budget-M.json` if a
+budget decided on the number of epochs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import ui
+from ..results import result_path, write_atomically, write_result
+from .training_runs import epochs_within, newest_checkpoint, train_run
+
+
+class Source(NamedTuple):
+    """A data set: what is collected, and the frames per sequence (each sequence is one episode)."""
+
+    env_id: str
+    env_kwargs: Mapping[str, Any]
+    episodes: int
+    seed: int
+    length: int
+
+
+class Experiment:
+    """The stages of one experiment over one folder; a subclass has a method for each.
+
+    `args` has the fields seeds, stages, device, budget, epochs, out, json, resume, validate and training.
+
+    Attributes:
+        name: of the experiment and of its result file.
+        all_stages: in their order.
+    """
+
+    name: str
+    all_stages: tuple[str, ...]
+
+    def __init__(self, args: Any) -> None:
+        self.args = args
+        self.split = "validation" if args.validate else "test"
+        self.opened: dict[str, Any] = {}
+        if args.device == "cpu":
+            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+
+    def main(self) -> None:
+        """Run the chosen stages and report everything measured so far."""
+        for stage in self.args.stages:
+            getattr(self, stage)()
+        self.report()
+
+    # ---- what a subclass writes ----
+
+    def source(self, name: str) -> Source:
+        """The data set of that name."""
+        raise NotImplementedError
+
+    def budgeted(self) -> tuple[int, Mapping[str, Any]]:
+        """Number of runs that share the budget, and the model of one of them."""
+        raise NotImplementedError
+
+    def report(self) -> None:
+        """Print a table and write the result."""
+        raise NotImplementedError
+
+    # ---- data, runs, models ----
+
+    def windows(self, name: str) -> Any:
+        """All sequences of a data set, collected where that has not been done."""
+        from reverie.envs.rollouts import collect
+
+        if name not in self.opened:
+            source = self.source(name)
+            dataset = collect(
+                source.env_id, self.args.out / "data" / name, episodes=source.episodes, seed=source.seed,
+                env_kwargs=dict(source.env_kwargs), max_steps=source.length - 1, num_envs=50,
+                progress=sys.stderr.isatty(),
+            )  # fmt: skip
+            self.opened[name] = dataset.windows(source.length)
+        return self.opened[name]
+
+    def run(
+        self,
+        folder: Path,
+        config: Any,
+        training: Any,
+        label: str,
+        *,
+        data: str = "train",
+        shown: Any = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Train a KVAE in `folder`, or finish what was begun there.
+
+        Args:
+            folder: of the run.
+            config: of the model.
+            training: settings.
+            label: of the progress bar.
+            data: name of the data set.
+            shown: what the model is shown of it; by default everything.
+            extra: further facts for the checkpoint.
+        """
+        from ..spaces import spaces_of
+
+        windows = self.windows(data)
+        path = {"path": str(windows.dataset.path), "length": windows.length, "stride": None, "validation": 0.0}
+        manifest = windows.dataset.manifest.to_json() | {"shards": []}
+        train_run(
+            folder, "kvae", asdict(config), windows if shown is None else shown, training,
+            spaces_of(windows.dataset), validation=self.windows("validation") if data == "train" else None,
+            label=label, resume=self.args.resume, extra={"data": path, "manifest": manifest, **(extra or {})},
+        )  # fmt: skip
+
+    def load(self, folder: Path) -> Any:
+        """The trained model on its device; for development the newest snapshot will do."""
+        from reverie.world_models.checkpoints import load
+
+        return load(newest_checkpoint(folder) if self.args.validate else folder, self.args.device)
+
+    def training(self) -> Any:
+        """Settings of the main runs; the number of epochs that a budget allows is found once and kept."""
+        training = replace(self.args.training, epochs=self.args.epochs or self.args.training.epochs)
+        if self.args.budget is None:
+            return training
+        path = self.args.out / f"budget-{self.args.budget:g}.json"
+        if not path.exists():
+            from ..spaces import spaces_of
+
+            windows = self.windows("train")
+            count, config = self.budgeted()
+            spaces = spaces_of(windows.dataset)
+            epochs = epochs_within(self.args.budget, count, "kvae", config, windows, training, spaces)
+            write_atomically(path, json.dumps({"epochs": epochs}))
+        return replace(training, epochs=json.loads(path.read_text())["epochs"])
+
+    # ---- measurements ----
+
+    def store(self, stage: str, metrics: Mapping[str, Any], seconds: float) -> None:
+        """Keep a stage's measurements, so that the result can be put together from stages run one by one."""
+        path = self.args.out / "measured" / self.split / f"{stage}.json"
+        write_atomically(path, json.dumps({"metrics": metrics, "seconds": seconds}, indent=1))
+
+    def stored(self) -> dict[str, dict[str, Any]]:
+        """Stage -> its measurements, of all stages that have some."""
+        folder = self.args.out / "measured" / self.split
+        paths = {stage: folder / f"{stage}.json" for stage in self.all_stages}
+        return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
+
+    def write(self, references: Mapping[str, Mapping[str, float]], config: Mapping[str, Any]) -> None:
+        """Write the result file of everything measured so far; for development only where a file was named."""
+        if self.args.validate and self.args.json is None:
+            return
+        stored = self.stored().values()
+        path = self.args.json or result_path(self.name)
+        write_result(
+            path, name=self.name, command="reverie " + " ".join(sys.argv[1:]),
+            config={"split": self.split, "epochs": self.training().epochs, **config} | asdict(self.args),
+            metrics={key: value for found in stored for key, value in found["metrics"].items()},
+            references=references, seconds=sum(found["seconds"] for found in stored), device=self.args.device,
+        )  # fmt: skip
+        ui.say(f"wrote {path}")
+
+
+def by_key(per_seed: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """One dictionary per seed -> one list per key."""
+    return {key: [found[key] for found in per_seed] for key in per_seed[0]}
+
+
+def mean(metrics: Mapping[str, Any], key: str) -> float | None:
+    """Mean over seeds of a stored metric, None where it was not measured."""
+    values = metrics.get(key)
+    return sum(values) / len(values) if isinstance(values, list) else values
+
+
+def shown_by(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """A progress bar as the evaluators' `on_progress`."""
+    return lambda done, total: advance(completed=done, total=total)
