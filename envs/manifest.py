@@ -99,6 +99,7 @@ def append_shard(folder: Path, manifest: Manifest, episodes: Sequence[Mapping[st
 
 
 def reverie_version() -> str:
+    """The installed version of reverie."""
     return version("reverie")
 
 

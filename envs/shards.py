@@ -31,6 +31,7 @@ class DatasetError(ValueError):
 
 
 def shard_name(index: int) -> str:
+    """File name of shard `index`."""
     return f"shard-{index:05d}.safetensors"
 
 

@@ -158,7 +158,7 @@ def horizon_figure(
 
 def returns_figure(returns: Mapping[str, Sequence[float]]) -> str:
     """Return of every episode as a dot, and their mean as a bar, one column per agent, as SVG text."""
-    fig, (axis,) = _subplots(1)
+    fig, (axis,) = _subplots(1, width=5.4)
     for x, values in enumerate(returns.values()):
         axis.bar(x, np.mean(values), width=0.6, alpha=0.35, color=list(INK.values())[x % len(INK)])
         spread = np.linspace(-0.2, 0.2, len(values)) if len(values) > 1 else np.zeros(1)
@@ -168,11 +168,11 @@ def returns_figure(returns: Mapping[str, Sequence[float]]) -> str:
     return _svg(fig)
 
 
-def _subplots(count: int):
+def _subplots(count: int, width: float = 4.4):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    fig = Figure(figsize=(4.4 * count, 3.2), layout="constrained")
+    fig = Figure(figsize=(width * count, 3.2), layout="constrained")
     FigureCanvasAgg(fig)
     axes = fig.subplots(1, count, squeeze=False)[0]
     for axis in axes:

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from reverie.envs.rollouts import collect
 from reverie.scripts.cli import main
 from reverie.world_models import KVAE
