@@ -41,11 +41,6 @@ def filter(problem: Problem) -> Filtered:
     return Filtered(*_Filter.apply(*_arguments(problem)))
 
 
-def log_evidence(problem: Problem) -> tuple[Tensor, Tensor]:
-    """Log-evidence per sequence (*batch,), which is differentiable, and per step (*batch, T), which is not."""
-    return _LogEvidence.apply(*_arguments(problem))
-
-
 def smooth(filtered: Filtered, A: Tensor, Q: Tensor) -> Smoothed:
     """`reference.smooth` by kernels; no gradient."""
     mean = filtered.mean
@@ -75,6 +70,7 @@ class _Filter(torch.autograd.Function):
             lambda i, j: _kernels().filter_sequences(i, j, *inputs, *arrays),
         )
         outputs = tuple(tensor.view(*problem.batch_shape, *tensor.shape[1:]) for tensor in moments)
+        ctx.set_materialize_grads(False)
         _save(ctx, arguments, outputs[:2])
         ctx.saved = saved
         return outputs
@@ -86,11 +82,12 @@ class _Filter(torch.autograd.Function):
             return _by_reference(ctx, arguments, gradients)
         problem = Problem(*arguments)
         A, C = _inputs(problem)[1:3]
-        flat = [
+        mean, cov, *d_moments, w = (
             _flat(tensor, problem.batch_shape, rank, full=True).numpy()
-            for tensor, rank in zip((mean, cov, *gradients), (2, 3, 2, 3, 2, 3, 1), strict=True)
-        ]
-        mean, cov, *d_moments, w = flat
+            for tensor, rank in zip(
+                (mean, cov, *_materialised(gradients, mean, cov)), (2, 3, 2, 3, 2, 3, 1), strict=True
+            )
+        )
         saved, bars = [tensor.numpy() for tensor in ctx.saved], _bars(problem)
         arrays = [bar.numpy() for bar in bars]
         _in_threads(
@@ -101,45 +98,20 @@ class _Filter(torch.autograd.Function):
         return _reduced(ctx, problem, bars)
 
 
-class _LogEvidence(torch.autograd.Function):
-    """The evidence of a sequence is a sum over steps, so one pass can compute its derivative along with it; what comes
-    from above is then one weight per sequence."""
-
-    @staticmethod
-    def forward(ctx, *arguments):
-        problem = Problem(*arguments)
-        inputs, moments = _inputs(problem), _moments(problem)
-        differentiate = any(ctx.needs_input_grad)
-        saved, bars = _for_adjoint(problem, differentiate), _bars(problem) if differentiate else []
-        mean, cov, *_ = arrays = [tensor.numpy() for tensor in moments]
-        scratch, sums = [tensor.numpy() for tensor in saved], [bar.numpy() for bar in bars]
-        one = problem.y.new_ones(1, 1).numpy()
-
-        def run(i: int, j: int) -> None:
-            kernels = _kernels()
-            kernels.filter_sequences(i, j, *inputs, *arrays, *scratch)
-            if differentiate:
-                no_means, no_covs = mean[:, :0].copy(), cov[:, :0].copy()
-                kernels.adjoint_sequences(
-                    i, j, *inputs[1:3], mean, cov, *scratch, one, no_means, no_covs, no_means, no_covs, *sums
-                )
-
-        _in_threads(problem.batch_shape.numel(), problem.steps, run)
-        _save(ctx, arguments, ())
-        ctx.bars = bars
-        per_step = moments[-1].view(*problem.batch_shape, problem.steps)
-        ctx.mark_non_differentiable(per_step)
-        return per_step.sum(-1), per_step
-
-    @staticmethod
-    def backward(ctx, weight, _):
-        arguments, _ = _restore(ctx)
-        if torch.is_grad_enabled():
-            gradient = weight.unsqueeze(-1).expand(*weight.shape, arguments[0].shape[-2])
-            return _by_reference(ctx, arguments, (None, None, None, None, gradient))
-        flat = weight.reshape(-1)
-        bars = [bar * flat.view(-1, *(1,) * (bar.ndim - 1)) for bar in ctx.bars]
-        return _reduced(ctx, Problem(*arguments), bars)
+def _materialised(gradients: tuple, mean: Tensor, cov: Tensor) -> list[Tensor]:
+    """Derivatives by the five outputs: zeros where nothing came from above, without steps if none of the moments has
+    one, which is the case of the evidence alone."""
+    *moments, evidence = gradients
+    if evidence is None:
+        evidence = mean.new_zeros(mean.shape[:-1])
+    likes = (mean, cov, mean, cov)
+    if all(gradient is None for gradient in moments):
+        return [
+            *(like.new_empty(*like.shape[: mean.ndim - 2], 0, *like.shape[mean.ndim - 1 :]) for like in likes),
+            evidence,
+        ]
+    pairs = zip(moments, likes, strict=True)
+    return [*(torch.zeros_like(like) if gradient is None else gradient for gradient, like in pairs), evidence]
 
 
 def _arguments(problem: Problem) -> tuple:
@@ -191,7 +163,7 @@ def _bars(problem: Problem) -> list[Tensor]:
         if name == "mask":
             continue
         shape = (0, problem.z_dim) if tensor is None else tensor.shape[tensor.ndim - rank :]
-        bars.append(problem.y.new_zeros(size, *shape))
+        bars.append(problem.y.new_empty(size, *shape))
     return bars
 
 

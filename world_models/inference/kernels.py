@@ -268,7 +268,7 @@ def adjoint_sequences(
     first … last − 1.
 
     w is (B or 1, T or 1); d_mean … d_cov_p are (B, T, …), or have no steps when nothing depends on the moments. The
-    outputs start at zero and are (B, …) with the time axis of their input.
+    outputs are (B, …) with the time axis of their input.
     """
     steps, z_dim, y_dim = mean.shape[1], mean.shape[2], v.shape[2]
     kind = mean.dtype
@@ -283,6 +283,7 @@ def adjoint_sequences(
     for b in range(first, last):
         lam[:] = 0
         Lam[:] = 0
+        A_bar[b], C_bar[b], Q_bar[b], R_bar[b], offset_bar[b] = 0, 0, 0, 0, 0
         for t in range(steps - 1, -1, -1):
             weight = w[b * (w.shape[0] > 1), t * (w.shape[1] > 1)]
             if d_mean.shape[1] > 0:

@@ -88,14 +88,7 @@ def log_evidence(
     mask: Tensor | None = None,
 ) -> Tensor:
     """log p(y_{1:T}) in nats, (*batch,): the observed entries only. Arguments and errors as `filter`."""
-    problem = prepare(y, A, C, Q, R, m0, P0, B, controls, mask)
-    if accelerated.suits(*problem.tensors(), problem.mask):
-        total, per_step = accelerated.log_evidence(problem)
-    else:
-        per_step = reference.filter(problem).log_evidence
-        total = per_step.sum(-1)
-    require_finite(problem, per_step)
-    return total
+    return filter(y, A, C, Q, R, m0, P0, B=B, controls=controls, mask=mask).log_evidence.sum(-1)
 
 
 def sample_posterior(
