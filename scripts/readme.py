@@ -8,12 +8,13 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .results import SOURCE, read_result, write_atomically
 
+NOTHING = "Not measured yet.\n"
 MARKED = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 OPENED = re.compile(r"<!-- table: ")
 
@@ -33,6 +34,7 @@ class Table:
     columns: Mapping[str, str] = field(default_factory=dict)
     references: Sequence[str] = ()
     beside: Sequence[str] = ()  # sources among our own metrics: their name is the last part of the key
+    apart: bool = False  # a reference is a method of its own: its row bears its name alone
     digits: int = 3  # significant digits
 
 
@@ -42,30 +44,38 @@ PLANNING = {"normalised_return": "normalised return", "return": "return", "plan_
 TRAINING = {"epoch_seconds": "s per epoch", "minutes_to_paper": "min to the paper's curve", "peak_mib": "peak MiB"}
 TASKS = {"smooth": "smoothing", "filter": "filtering", "generate": "generating"}
 
+TRUTH = {"sin": "sin of the angle", "cos": "cos", "velocity": "angular velocity"}
+NETWORKS = {"kvae-cnn": "KVAE, convolutions", "kvae-mlp": "KVAE, MLP", "dvbf": "DVBF", "dkf": "DKF"}
+
+
+def _box(key: str, corner: str, columns: Mapping[str, str], *references: str, rows: Mapping[str, str] = TASKS) -> Table:
+    return Table("kvae-bouncing-ball", key, corner, rows, columns, references=references, digits=2)
+
+
 TABLES = {
-    "ball-random": Table(
-        "kvae-bouncing-ball",
-        "hamming/{row}/random/{column}",
-        "share missing",
-        TASKS,
-        SHARES,
-        references=("paper",),
-        beside=("oracle",),
+    "ball-random": replace(_box("hamming/{row}/random/{column}", "share missing", SHARES, "paper"), beside=("oracle",)),
+    "ball-consecutive": replace(
+        _box("hamming/{row}/consecutive/{column}", "frames missing", RUNS, "paper"), beside=("oracle",)
     ),
-    "ball-consecutive": Table(
-        "kvae-bouncing-ball",
-        "hamming/{row}/consecutive/{column}",
-        "frames missing",
-        TASKS,
-        RUNS,
-        references=("paper",),
-        beside=("oracle",),
+    "parity-random": _box("parity/hamming/{row}/random/{column}", "share missing", SHARES, "public-code"),
+    "parity-consecutive": _box("parity/hamming/{row}/consecutive/{column}", "frames missing", RUNS, "public-code"),
+    "ablation-random": _box("ablation/{row}/hamming/smooth/random/{column}", "share missing", SHARES, rows={}),
+    "ablation-consecutive": _box("ablation/{row}/hamming/smooth/consecutive/{column}", "frames missing", RUNS, rows={}),
+    "pendulum-r2": Table(
+        "kvae-pendulum", "r2/{column}/smooth/{row}", "R², smoothed", NETWORKS, TRUTH, ("dvbf", "dkf"), apart=True
     ),
-    "pendulum-r2": Table("kvae-pendulum", "r2/{column}/smooth/{row}", "R², smoothed", references=("dvbf",)),
-    "pendulum-elbo": Table("kvae-pendulum", "elbo/{row}", "test ELBO, nats", references=("paper",)),
+    "pendulum-r2-filter": Table("kvae-pendulum", "r2/{column}/filter/{row}", "R², filtered", NETWORKS, TRUTH),
+    "pendulum-r2-open-loop": Table(
+        "kvae-pendulum", "r2/velocity/open-loop/{column}/{row}", "R² of the velocity, steps ahead", NETWORKS
+    ),
+    "pendulum-elbo": Table("kvae-pendulum", "elbo/{row}", "test ELBO, nats", NETWORKS, references=("paper",), digits=4),
     "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up", columns=PLANNING),
     "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal", columns=PLANNING),
+    "ball-tracking": Table("ball-tracking", "rmse_m/air/{row}/{column}", "error in m, ball in air"),
+    "ball-tracking-coverage": Table("ball-tracking", "coverage_95/air/{row}/{column}", "inside the 95 % region"),
     "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),
+    "kalman-ratio": Table("bench-kalman", "ratio/{column}/{row}", "times as fast as"),
+    "kalman-gradient": Table("bench-kalman", "grad_ratio/{column}/{row}", "value and gradient, times as fast as"),
     "envs": Table("bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised"}),
     "planners": Table("bench-planners", "plans_per_s/{row}", "plans/s"),
     "train": Table(
@@ -75,7 +85,7 @@ TABLES = {
 
 
 def render(table: Table, result: Mapping[str, Any]) -> str:
-    """The table as Markdown, ending in a newline. Raises ValueError if the result has no key of the table's pattern."""
+    """The table as Markdown, ending in a newline; it says so if none of its keys has been measured."""
     sources = {"reverie": result["metrics"]} | {name: result["references"].get(name, {}) for name in table.references}
     for name in table.beside:
         ours = result["metrics"].items()
@@ -85,7 +95,7 @@ def render(table: Table, result: Mapping[str, Any]) -> str:
         regex = regex.replace(rf"\{{{part}\}}", f"(?P<{part}>[^/]+)")
     found = [match.groupdict() for keys in sources.values() for key in keys if (match := re.fullmatch(regex, key))]
     if not found:
-        raise ValueError(f"results/{table.result}.json has no metric such as {table.pattern}; measure it again")
+        return NOTHING
     rows = _labels(table.rows, [groups["row"] for groups in found])
     if "{column}" not in table.pattern:
         columns = {name: name for name in sources}
@@ -97,14 +107,14 @@ def render(table: Table, result: Mapping[str, Any]) -> str:
         for name, values in sources.items():
             cells = {column: _cell(table, values, row=row, column=column) for column in columns}
             if set(cells.values()) != {"-"}:
-                lines[f"{label}, {name}" if len(sources) > 1 else label] = cells
+                lines[_line_label(table, label, name, len(sources))] = cells
     return _markdown(table.corner, columns, lines)
 
 
 def rewrite(text: str, results: Path, *, name: str = "README.md") -> str:
     """``text`` with every table between its markers made anew from the files in ``results``.
 
-    A table whose result does not exist yet says so. Raises ValueError for an unknown table or a marker without an end.
+    A table without a result says so. Raises ValueError for an unknown table or a marker without an end.
     """
 
     def make(match: re.Match[str]) -> str:
@@ -114,10 +124,12 @@ def rewrite(text: str, results: Path, *, name: str = "README.md") -> str:
         table = TABLES[table_name]
         path = results / f"{table.result}.json"
         if not path.exists():
-            return f"{opening}Not measured yet.\n{closing}"
+            return opening + NOTHING + closing
         result = read_result(path)
-        made = f"`{result['command']}` ({result['device']}, {result['seconds'] / 60:.0f} min)"
-        return f"{opening}{render(table, result)}\n{made}\n{closing}"
+        shown = render(table, result)
+        if shown != NOTHING:
+            shown += f"\n`{result['command']}` ({result['device']}, {result['seconds'] / 60:.0f} min)\n"
+        return opening + shown + closing
 
     if len(OPENED.findall(text)) != len(MARKED.findall(text)):
         raise ValueError(f"{name} has a table marker that is malformed or lacks its `<!-- end of table -->`")
@@ -151,6 +163,12 @@ def _natural(text: str) -> list[tuple[int, float, str]]:
     """Sort key under which 8x1000 stands before 64x100, and numbers before words."""
     parts = re.findall(r"\d+(?:\.\d+)?|\D+", text)
     return [(0, float(part), "") if part[0].isdigit() else (1, 0.0, part) for part in parts]
+
+
+def _line_label(table: Table, label: str, source: str, num_sources: int) -> str:
+    if num_sources == 1 or (table.apart and source == "reverie"):
+        return label
+    return source if table.apart else f"{label}, {source}"
 
 
 def _cell(table: Table, values: Mapping[str, Any], **parts: str) -> str:
