@@ -52,6 +52,11 @@ def masks(num: int, seed: int) -> dict[str, torch.Tensor]:
     return {f"{kind}/{name}": mask for kind, found in kinds.items() for name, mask in found.items()}
 
 
+def papers_masks(seed: int) -> dict[str, np.ndarray]:
+    """Those of `masks` that are the same for all sequences, as arrays."""
+    return {name: mask.numpy() for name, mask in masks(1, seed).items() if mask.ndim == 1}
+
+
 def imputation(model: Any, data: Any, seed: int, *, progress: Callable[..., None]) -> dict[str, float]:
     """`hamming/{smooth,filter,generate}/{random,consecutive,random-per-sequence}/...`, going on with means."""
     found = ev.impute(model, data, masks(len(data), seed), chunk=CHUNK, on_progress=shown_by(progress))

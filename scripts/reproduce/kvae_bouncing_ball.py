@@ -183,7 +183,7 @@ class BouncingBall(Experiment):
         started = time.monotonic()
         data = self.windows(self.split)
         with ui.progress("oracle", total=len(data)) as advance:
-            found = oracle_errors(data, seed=self.args.seeds[0], progress=advance)
+            found = oracle_errors(data, [measures.papers_masks(seed) for seed in self.args.seeds], progress=advance)
         self.store("oracle", found, time.monotonic() - started)
 
     def pictures(self) -> None:
