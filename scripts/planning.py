@@ -166,6 +166,54 @@ def metrics_of(name: str, result: ClosedLoop) -> dict[str, Any]:
     return metrics
 
 
+Task = tuple["Planner", "Objective"]
+
+
+def chosen(tasks: Mapping[str, Task], names: Sequence[str]) -> dict[str, Task]:
+    """The tasks of these names.
+
+    Raises:
+        ValueError: for a name that is not among them, or none at all.
+    """
+    if not names:
+        raise ValueError(f"expected at least one of the planners {', '.join(tasks)}")
+    for name in names:
+        if name not in tasks:
+            raise ValueError(unknown("planner", name, tasks))
+    return {name: tasks[name] for name in names}
+
+
+def compare(
+    model: WorldModel,
+    world: World,
+    tasks: Mapping[str, Task],
+    seeds: Sequence[int],
+    *,
+    yardstick: Planner,
+    title: str,
+    video: Path | None = None,
+) -> dict[str, Any]:
+    """Measure several planners on the same seeds, show the table, and return the metrics of all of them.
+
+    Chance and the yardstick run once. The video, if wanted, is of the first planner.
+    """
+    results: dict[str, ClosedLoop] = {}
+    metrics: dict[str, Any] = {}
+    baselines: dict[str, np.ndarray] = {}
+    for name, (planner, objective) in tasks.items():
+        result = measure(
+            name, model, world, planner, objective, seeds, yardstick=yardstick, baselines=baselines,
+            record=min(len(seeds), 3) if video is not None and not results else 0,
+        )  # fmt: skip
+        baselines = {key: values for key, values in result.returns.items() if key != "agent"}
+        results[name] = result
+        metrics |= metrics_of(name, result)
+    show(results, title)
+    if video is not None:
+        save_video(video, next(iter(results.values())))
+    return metrics
+
+
 def show(results: Mapping[str, ClosedLoop], title: str) -> None:
     """A table: one row per planner, then the baselines."""
     rows: list[tuple[Any, ...]] = []
