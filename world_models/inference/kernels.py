@@ -2,7 +2,8 @@
 
 Arrays are C-contiguous with a leading batch and time axis, each of full length or 1; a length of 1 means shared, and is
 read (and its gradient summed over time) through a stride of 0. Kernels are serial and release the interpreter lock: the
-caller splits the batch between threads. Nothing here forks or uses OpenMP, so forked workers live.
+caller splits the batch between threads. Nothing here forks or uses OpenMP, so forked workers live. The sizes of state
+and observation are ordinary arguments: one compilation per floating-point type, some seconds, kept on disk from then on.
 
 Adjoint of the filter, reverse in time (our derivation; the Joseph form is stationary in the gain, which removes most
 terms, and no predicted covariance is inverted, so that a singular Q is no special case). With λ and Λ the derivatives
@@ -26,7 +27,7 @@ import numpy as np
 
 def compiled(function):
     """Compile lazily, keep the machine code on disk where a place can be written."""
-    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "reassoc"}}
+    options = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # numba found no folder that it may write to
