@@ -96,10 +96,12 @@ def evaluate(out: Path, args: Args) -> None:
         future = model.imagine(observe_context(model, batch, CONTEXT), batch.actions[:, CONTEXT:], sample=False)
         seen = model.observe(batch.frames[:, :CONTEXT], batch.actions[:, :CONTEXT], sample=False)
         dream = torch.cat([model.decode(seen).mean, model.decode(future).mean], 1)
+    truth, shown = arrays["frames"], (dream.clamp(0, 1) * 255).round().byte().movedim(-3, -1).numpy()
+    write_atomically(out / "dream.png", pages.png(pages.film_strip(truth[0], shown[0], CONTEXT)))
     save(
         out / "evaluation.npz",
-        truth=arrays["frames"],
-        dream=(dream.clamp(0, 1) * 255).round().byte().movedim(-3, -1).numpy(),
+        truth=truth,
+        dream=shown,
         names=np.array(sure.names),
         crps=sure.crps,
         **{f"curve/{name}": values for name, values in curves.items()},

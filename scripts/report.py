@@ -81,6 +81,13 @@ def mp4(frames: np.ndarray, *, fps: int = 10) -> bytes:
         return path.read_bytes()
 
 
+def png(picture: np.ndarray) -> bytes:
+    """Encode (H, W, 3) uint8."""
+    import imageio.v3 as iio
+
+    return iio.imwrite("<bytes>", picture, extension=".png")
+
+
 def dream_video(truth: np.ndarray, dream: np.ndarray, context: int, *, size: int = 128) -> np.ndarray:
     """Truth, what the model shows, and their difference, below each other, one column per sequence.
 
@@ -112,6 +119,30 @@ def dream_video(truth: np.ndarray, dream: np.ndarray, context: int, *, size: int
         canvas[:context, band, left : left + width] = WATCHING
         canvas[context:, band, left : left + width] = DREAMING
     return canvas
+
+
+def film_strip(truth: np.ndarray, dream: np.ndarray, context: int, *, every: int = 4, size: int = 64) -> np.ndarray:
+    """One sequence as a still picture: truth above, the model's frames below, every so many frames from left to right.
+
+    The band between them is green where the model watched and orange where it dreamt.
+
+    Args:
+        truth, dream: (T, H, W, C) uint8, C = 1 or 3.
+        context: number of frames that the model was given.
+        every: frames between two pictures.
+        size: width in pixels that a frame is enlarged to, by a whole factor.
+
+    Returns:
+        (H', W', 3) uint8.
+    """
+    chosen = range(context % every, len(truth), every)
+    columns = []
+    for t in chosen:
+        above, below = (enlarge(frames[t], size) for frames in (truth, dream))
+        band = np.empty((GAP, above.shape[1], 3), np.uint8)
+        band[:] = WATCHING if t < context else DREAMING
+        columns += [np.concatenate([above, band, below]), np.full((2 * above.shape[0] + GAP, GAP, 3), 255, np.uint8)]
+    return np.concatenate(columns[:-1], axis=1)
 
 
 def row_video(clips: Sequence[np.ndarray], *, size: int = 192) -> np.ndarray:

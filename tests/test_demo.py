@@ -53,6 +53,14 @@ def test_report_shows_everything(small):
         assert words in page
 
 
+def test_the_picture_is_there(small):
+    import imageio.v3 as iio
+
+    picture = iio.imread(small / "dream.png")
+    assert picture.shape == (2 * 64 + 4, 4 * (64 + 4) - 4, 3)
+    assert picture.std() > 0
+
+
 def test_stages_and_seconds_are_kept(small):
     seconds = json.loads((small / "stages.json").read_text())
     assert list(seconds) == list(demo_stages.STAGES)

@@ -68,6 +68,18 @@ def test_dream_video_refuses_unequal_shapes():
         report.enlarge(np.zeros((8, 8, 2), np.uint8), 8)
 
 
+def test_film_strip_places_the_pictures():
+    rng = np.random.default_rng(0)
+    truth, dream = rng.integers(0, 256, (2, 9, 8, 8, 1)).astype(np.uint8)
+    shown = report.film_strip(truth, dream, context=4, every=2, size=8)
+    gap = report.GAP
+    assert shown.shape == (16 + gap, 5 * (8 + gap) - gap, 3)
+    for column, t in enumerate((0, 2, 4, 6, 8)):
+        part = shown[:, column * (8 + gap) :][:, :8]
+        assert (part[:8] == truth[t]).all() and (part[-8:] == dream[t]).all()
+        assert tuple(part[8, 0]) == (report.WATCHING if t < 4 else report.DREAMING)
+
+
 def test_row_video_holds_the_shorter_clip():
     short, long = np.full((2, 8, 8, 1), 10, np.uint8), np.full((5, 8, 8, 3), 20, np.uint8)
     shown = report.row_video([short, long], size=8)
