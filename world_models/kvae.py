@@ -18,8 +18,8 @@ log p(a) at *every* z, so we take it from the Kalman filter: same value, same gr
 Deviations from the paper and its public code:
 - the three phases of training (VAE; + A, B, C; + alpha) are two: alpha is frozen for the first `warmup` of training.
   One Adam state serves all, so its moments do not restart when alpha sets in.
-- `decoder="narrow"` (default) computes only the sub-pixels it needs in the last stage; `decoder="paper"` is the
-  published one.
+- 16 channels instead of 32 at the highest resolution, and the decoder computes only the sub-pixels it needs in its last
+  stage; `channels=(32, 32, 32), decoder="paper"` is the published network. Bernoulli decoders start near-empty.
 - Gaussian frames have one learned global variance; the public code fixes .1 or learns one per pixel.
 - smoothing may refine itself (`refinements`): alpha of a missing step depends on codes that the forward pass has to
   guess. After a smoothing pass its codes are better guesses, so alpha is recomputed from them and the pass repeated.
@@ -54,7 +54,7 @@ from .state import State, event
 
 @dataclass(frozen=True)
 class KVAEConfig:
-    """Hyper-parameters; the defaults are the paper's box world (facts of the public code)."""
+    """Hyper-parameters; the defaults are the public code's for the box world, except where a line says so."""
 
     a_dim: int = 2
     """Length of the code a."""
@@ -64,14 +64,17 @@ class KVAEConfig:
     """K, the number of linear systems that alpha mixes."""
     network: Literal["conv", "mlp"] = "conv"
     """Encoder and decoder."""
-    channels: tuple[int, ...] = (32, 32, 32)
-    """Channels of the convolutions; each halves the resolution."""
+    channels: tuple[int, ...] = (16, 32, 32)
+    """Channels of the convolutions, each of which halves the resolution; the paper has 32 throughout."""
     hidden: tuple[int, ...] = (25, 25)
     """Hidden units of the MLP encoder and decoder."""
     decoder: Literal["narrow", "paper"] = "narrow"
     """Last stage of the convolutional decoder."""
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     """Distribution of a pixel."""
+    initial_logit: float = -3.5
+    """Log-odds of a Bernoulli pixel before training: frames are mostly dark, and a decoder that need not learn this
+    first learns positions sooner (it starts near-empty, as is advised for AIR)."""
     dynamics_network: DynamicsNetwork = "lstm"
     """Network behind alpha."""
     dynamics_units: int = 50
@@ -166,6 +169,8 @@ class KVAE(WorldModel):
         self.code_variance = nn.Linear(self.encoder.out_features, a)
         if config.likelihood == "gaussian":
             self.frame_log_std = nn.Parameter(torch.tensor(0.5 * math.log(0.1)))
+        else:
+            nn.init.constant_(self.decoder.output.bias, config.initial_logit)
         self.A = nn.Parameter(torch.eye(z).repeat(k, 1, 1))
         self.B = nn.Parameter(config.matrix_std * torch.randn(k, z, spaces.action_dim))
         self.C = nn.Parameter(config.matrix_std * torch.randn(k, a, z))

@@ -109,10 +109,11 @@ class MLPDecoder(nn.Module):
     def __init__(self, in_features: int, frame_shape: tuple[int, ...], hidden: Sequence[int]) -> None:
         super().__init__()
         self.frame_shape = frame_shape
-        self.layers = mlp([in_features, *hidden, math.prod(frame_shape)])
+        self.layers = nn.Sequential(mlp([in_features, *hidden]), nn.ReLU())
+        self.output = nn.Linear(hidden[-1], math.prod(frame_shape))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x).reshape(-1, *self.frame_shape)
+        return self.output(self.layers(x)).reshape(-1, *self.frame_shape)
 
 
 class PredictionHeads(nn.Module):

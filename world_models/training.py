@@ -50,11 +50,14 @@ class TrainingConfig:
     batch_size: int = 32
     """Windows per step, over all processes."""
     learning_rate: float = 7e-3
-    """Adam's rate at the start."""
+    """Adam's highest rate."""
     schedule: Literal["cosine", "staircase", "constant"] = "cosine"
     """Cosine to `final_factor`; staircase: times .85 every 20 epochs (the KVAE paper); constant."""
+    warmup_steps: int = 300
+    """Steps over which the rate rises linearly to its highest, at most a tenth of training. Adam's first steps at full
+    rate all point the same way (darken every pixel) and can leave a decoder's units dead for good."""
     final_factor: float = 0.01
-    """Last rate over first, for the cosine schedule."""
+    """Last rate over the highest, for the cosine schedule."""
     adam_eps: float = 1e-8
     """Adam's epsilon."""
     clip_norm: float = 150.0
@@ -74,6 +77,8 @@ class TrainingConfig:
         for name in ("epochs", "batch_size", "validate_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainingConfig.{name} must be at least 1, found {getattr(self, name)}")
+        if self.warmup_steps < 0:
+            raise ValueError(f"TrainingConfig.warmup_steps must not be negative, found {self.warmup_steps}")
         if not self.learning_rate > 0:
             raise ValueError(f"TrainingConfig.learning_rate must be positive, found {self.learning_rate}")
         if not 0 <= self.drop_frames < 1:
@@ -83,14 +88,16 @@ class TrainingConfig:
         if self.precision not in ("float32", "bf16"):
             raise ValueError(f"TrainingConfig.precision must be float32 or bf16, found {self.precision!r}")
 
-    def rate_factor(self, progress: float, epoch: int) -> float:
-        """Learning rate now, over the one at the start."""
+    def rate_factor(self, step: int, total: int, epoch: int) -> float:
+        """Learning rate at `step` of `total`, over the highest one."""
+        rise = min(1.0, (step + 1) / (min(self.warmup_steps, total // 10) + 1))
         match self.schedule:
             case "cosine":
-                return self.final_factor + (1 - self.final_factor) * 0.5 * (1 + math.cos(math.pi * progress))
+                half_wave = 0.5 * (1 + math.cos(math.pi * step / max(1, total - 1)))
+                return rise * (self.final_factor + (1 - self.final_factor) * half_wave)
             case "staircase":
-                return 0.85 ** (epoch // 20)
-        return 1.0
+                return rise * 0.85 ** (epoch // 20)
+        return rise
 
 
 class TrainingDiverged(RuntimeError):
@@ -166,7 +173,7 @@ def fit(
             generator = seeded(config.seed, 1 + accelerator.process_index, step, accelerator.device)
             batch = _drop(batch, config.drop_frames, generator)
             progress = step / max(1, total - 1)
-            _set_rates(optimizer, model, config, progress, epoch)
+            _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
             with autocast():
                 loss = wrapped(batch, progress=progress, generator=generator)
             optimizer.zero_grad(set_to_none=True)
@@ -253,8 +260,7 @@ def _drop(batch: Batch, probability: float, generator: torch.Generator) -> Batch
     return dataclasses.replace(batch, mask=batch.mask & keep)
 
 
-def _set_rates(optimizer: Any, model: WorldModel, config: TrainingConfig, progress: float, epoch: int) -> None:
-    rate = config.learning_rate * config.rate_factor(progress, epoch)
+def _set_rates(optimizer: Any, model: WorldModel, rate: float, progress: float) -> None:
     for group, wanted in zip(optimizer.param_groups, model.parameter_groups(progress), strict=True):
         group["lr"] = rate * wanted["lr_factor"]
 

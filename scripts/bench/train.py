@@ -57,7 +57,7 @@ def main(args: Args) -> None:
     box = experiment.Experiment(experiment.Args(out=args.out, device=args.device, validate=True))
     data, validation = box.windows("train"), box.windows("validation")
     metrics: dict[str, float] = {}
-    for name, config in (("kvae", KVAEConfig(decoder="paper")), ("kvae-default", KVAEConfig())):
+    for name, config in (("kvae", KVAEConfig(channels=(32, 32, 32), decoder="paper")), ("kvae-default", KVAEConfig())):
         ui.say(f"timing {TIMED_STEPS} steps of {name}")
         metrics[f"epoch_seconds/{name}"] = epoch_seconds(config, args.training, data)
     if not args.skip_curve:

@@ -80,7 +80,7 @@ class Args:
     """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: KVAEConfig = field(default_factory=KVAEConfig)
     """The model."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(precision="bf16"))
+    training: TrainingConfig = field(default_factory=TrainingConfig)
     """How the main runs and the ablations are trained (each with its own seed)."""
 
 
@@ -140,7 +140,7 @@ class BouncingBall(Experiment):
         """The public code's settings on a fifth of the data."""
         started, per_seed = time.monotonic(), []
         training = TrainingConfig(epochs=20, schedule="staircase")
-        config = KVAEConfig(decoder="paper", warmup=0.5)  # alpha sets in at epoch 10
+        config = KVAEConfig(channels=(32, 32, 32), decoder="paper", warmup=0.5)  # alpha sets in at epoch 10
         for seed in self.args.seeds:
             folder = self.args.out / "parity" / f"seed-{seed}"
             self.run(folder, config, replace(training, seed=seed), f"parity, seed {seed}", data="parity-train")
