@@ -2,8 +2,8 @@
 
 Arrays are C-contiguous with a leading batch and time axis, each of full length or 1; a length of 1 means shared, and is
 read (and its gradient summed over time) through a stride of 0. Kernels are serial and release the interpreter lock: the
-caller splits the batch between threads. Nothing here forks or uses OpenMP, so forked workers live. The sizes of state
-and observation are ordinary arguments: one compilation per floating-point type, some seconds, kept on disk from then on.
+caller splits the batch between threads. Nothing here forks or uses OpenMP, so forked workers live. Sizes are read from
+the arrays: one compilation per floating-point type, which takes some seconds and is kept on disk from then on.
 
 Adjoint of the filter, reverse in time (our derivation; the Joseph form is stationary in the gain, which removes most
 terms, and no predicted covariance is inverted, so that a singular Q is no special case). With λ and Λ the derivatives
