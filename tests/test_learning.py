@@ -1,0 +1,40 @@
+"""Slow checks: that models learn what they are for, from pixels."""
+
+import numpy as np
+import pytest
+import torch
+from reverie.envs.rollouts import collect
+from reverie.scripts.spaces import spaces_of
+from reverie.world_models import KVAE, Batch, KVAEConfig
+from reverie.world_models.training import TrainingConfig, fit
+
+
+@pytest.mark.slow
+def test_kvae_finds_position_and_motion_in_a_bouncing_ball(tmp_path):
+    """After 500 steps the code is the ball's position, and smoothing beats the ball's last known place by far."""
+    settings = {"frames": "binary"}
+    data = [
+        collect("reverie/BouncingBall-v0", tmp_path / name, episodes=num, seed=seed, env_kwargs=settings, max_steps=19,
+                progress=False).windows(20)
+        for name, num, seed in (("train", 1600, 0), ("validation", 100, 1))
+    ]  # fmt: skip
+    torch.manual_seed(0)
+    model = KVAE(KVAEConfig(), spaces_of(data[0].dataset))
+    fit(model, data[0], TrainingConfig(epochs=10))
+
+    arrays = data[1][:]
+    batch = Batch.from_numpy(arrays, model.spaces)
+    with torch.no_grad():
+        codes = model.encode(batch.frames).reshape(-1, 2).numpy()
+        mask = torch.ones(batch.frames.shape[:2], dtype=torch.bool)
+        mask[:, 8:11] = False
+        filled = model.impute(batch.frames, batch.actions, mask).mean > 0.5
+    position = arrays["states"][..., :2].reshape(-1, 2)
+    design = np.c_[codes, np.ones(len(codes))]
+    fitted = design @ np.linalg.lstsq(design, position, rcond=None)[0]
+    explained = 1 - ((fitted - position) ** 2).mean(0) / position.var(0)
+    assert (explained > 0.9).all(), explained
+    truth = batch.frames > 0.5
+    wrong = (filled != truth).double().mean((-1, -2, -3))[:, 8:11].mean()
+    held = (truth[:, 7:8] != truth[:, 8:11]).double().mean()
+    assert wrong < 0.75 * held, (wrong, held)
