@@ -30,9 +30,9 @@ class Args:
     """Episodes to train on, 100 steps each."""
     epochs: int = 36
     """Passes over them."""
-    test_episodes: int = 48
+    test_episodes: int = 32
     """Episodes to evaluate on, not trained on."""
-    plan_episodes: int = 8
+    plan_episodes: int = 6
     """Episodes to plan in, 200 steps each."""
     horizon: int = 50
     """Steps to predict."""
