@@ -44,7 +44,7 @@ def figure(measured: Measured, path: Path) -> None:
             axis.axhline(level, color=COLOURS[i], linestyle=":", linewidth=1)
             axis.plot(steps, share.mean(-1), color=COLOURS[i], label=f"{100 * level:g} % interval")
         axis.set(ylabel="truths inside (mean over targets)", ylim=(0, 1.02))
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower right")
     for axis in fig.axes:
         axis.set_xlabel(f"steps ahead, after {measured.context} frames")
     for axis in axes:

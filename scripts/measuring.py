@@ -167,6 +167,7 @@ class Evaluation:
                 generator=seeded(self.seed, 0, 0, next(self.model.parameters()).device),
             )  # fmt: skip
         self.measured.calibration = found
+        # Total variation distance of the PIT histogram from the uniform one; with few windows, chance alone gives some.
         uneven = 0.5 * np.abs(found.pit - 1 / found.pit.shape[-1]).sum(-1)
         for i, name in enumerate(found.names):
             for level, share in found.coverage.items():

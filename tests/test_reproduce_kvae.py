@@ -54,14 +54,21 @@ def test_finished_runs_are_not_trained_again_and_other_settings_are_refused(args
         ball.main(replace(args, epochs=2))
 
 
-def test_training_and_validating_leave_the_test_sequences_alone(args):
-    ball.main(replace(args, stages=("data", "train", "evaluate"), seeds=(0,), validate=True))
+def test_developing_leaves_the_test_sequences_alone(args, monkeypatch):
+    monkeypatch.setattr(measures, "imputation", lambda *_, **__: {"hamming/smooth/random/0.1": 0.5})
+    stages = ("data", "train", "evaluate", "parity", "ablations")
+    ball.main(replace(args, stages=stages, seeds=(0,), epochs=1, validate=True))
     collected = {path.name for path in (args.out / "data").iterdir()}
-    assert collected == {"train", "validation"}
+    assert collected == {"train", "validation", "parity-train", "parity-validation"}
+    metrics = json.loads(args.json.read_text())["metrics"]
+    assert {f"ablation/{name}/hamming/smooth/random/0.1" for name in ball.ABLATIONS} <= set(metrics)
+    assert {"parity/hamming/smooth/random/0.1", "parity/elbo_per_frame"} <= set(metrics)
     assert json.loads(args.json.read_text())["config"]["split"] == "validation"
 
 
-def test_stages_run_one_by_one_make_one_result(args):
+def test_stages_run_one_by_one_make_one_result(args, monkeypatch):
+    for name in ("imputation", "sampled_imputation", "bounds"):
+        monkeypatch.setattr(measures, name, lambda *_, name=name, **__: {name: 1.0})
     ball.main(replace(args, stages=("train",)))
     assert not args.json.exists()
     ball.main(replace(args, stages=("evaluate",), seeds=(0, 1)))

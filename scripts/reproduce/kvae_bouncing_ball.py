@@ -40,6 +40,7 @@ DATA = {  # name -> episodes, seed, walls; the paper's seeds, and one of its own
     "validation": (500, 4321, False),
     "test": (1000, 5678, False),
     "parity-train": (1024, 1234, True),
+    "parity-validation": (320, 4321, True),
     "parity-test": (320, 5678, True),
 }
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -144,7 +145,7 @@ class BouncingBall(Experiment):
         for seed in self.args.seeds:
             folder = self.args.out / "parity" / f"seed-{seed}"
             self.run(folder, config, replace(training, seed=seed), f"parity, seed {seed}", data="parity-train")
-            model, data = self.load(folder), self.windows("parity-test")
+            model, data = self.load(folder), self.windows(f"parity-{self.split}")
             with ui.progress(f"parity, seed {seed}: imputation") as advance:
                 found = measures.imputation(model, data, seed, progress=advance)
                 found |= measures.bounds(model, data, seed, particles=0, progress=advance)
