@@ -16,7 +16,7 @@ from .. import planning, ui
 from ..results import result_path, write_result
 
 ENVIRONMENT = "reverie/BouncingBallThrust-v0"
-MODEL = {"likelihood": "gaussian", "channels": (16, 32, 32), "num_mixtures": 6}
+MODEL = {"channels": (16, 32), "num_mixtures": 6}  # Bernoulli pixels: with Gaussian ones the code collapsed
 HORIZON = 15
 WINDOW = 20  # frames of a training window
 
@@ -31,13 +31,13 @@ class Args:
     """Episodes to plan in, with seeds from `seed` on."""
     seed: int = 3_000_000
     """Seed of the first of them; data have others."""
-    size: int = 32
+    size: int = 16
     """Pixels per side, for the data and the run that are made here."""
     steps: int = 100
     """Steps of an episode."""
-    data_episodes: int = 1000
+    data_episodes: int = 600
     """Episodes to learn from."""
-    epochs: int = 30
+    epochs: int = 20
     """Passes over them."""
     out: Path = Path("runs/plan-bouncing-ball")
     """Where data and run go; what is there is used or continued."""
@@ -88,7 +88,7 @@ def train(args: Args) -> Path:
             ENVIRONMENT, folder, episodes=args.data_episodes, seed=1, env_kwargs={"size": args.size},
             max_steps=args.steps, progress=lambda episodes, frames: advance(episodes),
         )  # fmt: skip
-    training = TrainingConfig(epochs=args.epochs, learning_rate=4e-3, seed=0)
+    training = TrainingConfig(epochs=args.epochs, seed=0)
     extra = {"manifest": data.manifest.to_json() | {"shards": []}}
     return train_run(
         args.out / "run", "kvae", MODEL, data.windows(WINDOW, tail="drop"), training, spaces_of(data), extra=extra
