@@ -168,6 +168,37 @@ def test_the_elbo_is_its_parts():
     torch.testing.assert_close(loss.total, -(0.3 * log_x + evidence - log_q).mean() - heads)
 
 
+def test_padding_changes_nothing():
+    """The shortcut for windows that end early equals their loss without the padding, whatever the padding holds."""
+    model = make(num_mixtures=1)  # without noise in alpha the only draws are those of the codes
+    frames, actions = sequences()
+    valid = torch.ones(frames.shape[:2], dtype=torch.bool)
+    valid[:, 3:] = False
+    first = torch.zeros_like(valid)
+    first[:, 0] = True
+    rewards = torch.randn(valid.shape, generator=torch.Generator().manual_seed(5)).double()
+    whole = Batch(frames, actions, rewards, ~torch.ones_like(valid), first, torch.ones_like(valid), valid)
+    poisoned = Batch(frames.clone(), *(getattr(whole, name) for name in (
+        "actions", "rewards", "terminated", "is_first", "mask", "valid")))  # fmt: skip
+    poisoned.frames[:, 3:] = float("nan")
+    short = whole.map(lambda leaf: leaf[:, :3])
+    losses = []
+    for batch in (whole, poisoned):
+        model.zero_grad()
+        loss = model.loss(batch, generator=torch.Generator().manual_seed(0))
+        loss.total.backward()
+        assert (loss.elbo[:, 3:] == 0).all()
+        losses.append((loss.total.detach(), model.A.grad.clone()))
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    # The same codes for the short window: its first three draws per sequence.
+    noise = torch.randn(3, LENGTH, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mean, std = model.posterior_code(short.frames)
+    a = mean + std * noise[:, :3]
+    evidence = model._trace(a, short.actions, None, None, None, False, None).filtered.log_evidence
+    torch.testing.assert_close(model.loss(whole, generator=torch.Generator().manual_seed(0)).terms["evidence"][:, :3],
+                               evidence)  # fmt: skip
+
+
 def test_heads_do_not_shape_the_latent_space():
     model = make()
     frames, actions = sequences()

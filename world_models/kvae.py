@@ -365,19 +365,21 @@ class KVAE(WorldModel):
         frames = self._hide(batch.frames, observed)
         a, mean, std = self._draw_codes(frames, True, generator)
         with torch.autocast(a.device.type, enabled=False):
-            trace = self._trace(a, batch.actions, batch.mask, batch.valid, batch.is_first, True, generator)
+            padded = _only_padded(batch)
+            flags = (None, None, None) if padded else (batch.mask, batch.valid, batch.is_first)
+            trace = self._trace(a, batch.actions, *flags, True, generator)
             noise = (a - mean) / std
             entropy = (0.5 * noise.square() + std.log() + 0.5 * LOG_2PI).sum(-1)
             heads = self._head_terms(batch, trace.states)
         reconstruction = self.frame_distribution(a).log_prob(frames)
         terms = {
             "reconstruction": torch.where(observed, reconstruction, 0.0),
-            "evidence": trace.filtered.log_evidence,
+            "evidence": torch.where(observed, trace.filtered.log_evidence, 0.0),
             "entropy": torch.where(observed, entropy, 0.0),
         }
         objective = sum(terms.values()) + (self.config.reconstruction_weight - 1) * terms["reconstruction"]
         elbo = sum(terms.values())
-        if not _complete(batch.mask, batch.valid, batch.is_first):
+        if not padded:
             elbo = elbo - terms["evidence"] + self._simulated_evidence(a, batch, generator)
         total = -objective.sum() / num_observed - sum(term.sum() for term in heads.values()) / batch.valid.sum()
         scalars: dict[str, Any] = {"code_std": std.detach().mean(), "code_spread": mean.detach().std()}
@@ -479,3 +481,9 @@ def _complete(mask: Tensor | None, valid: Tensor | None, is_first: Tensor | None
     flags = [flag for flag in (mask, valid) if flag is not None]
     restarts = is_first is not None and bool(is_first[..., 1:].any())
     return not restarts and all(bool(flag.all()) for flag in flags)
+
+
+def _only_padded(batch: Batch) -> bool:
+    """Nothing is missing but the ends of short windows, after which nothing comes that they could matter for."""
+    inside = bool((batch.mask | ~batch.valid).all()) and not bool((batch.valid[..., 1:] & ~batch.valid[..., :-1]).any())
+    return inside and not bool(batch.is_first[..., 1:].any())
