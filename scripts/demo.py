@@ -26,9 +26,9 @@ class Args:
     """Use the shipped kvae-pendulum instead of training."""
     seed: int = 0
     """Of data, training and planning."""
-    episodes: int = 120
+    episodes: int = 300
     """Episodes to train on, 100 steps each."""
-    epochs: int = 36
+    epochs: int = 40
     """Passes over them."""
     test_episodes: int = 32
     """Episodes to evaluate on, not trained on."""
