@@ -211,18 +211,6 @@ def test_heads_do_not_shape_the_latent_space():
     assert touched and all(name.startswith("heads.") for name in touched)
 
 
-def test_refinement_changes_missing_steps_only_where_frames_are_missing():
-    model, refined = make(), make(refinements=2)
-    frames, actions = sequences()
-    whole = [m.smooth(frames, actions, sample=False).mean for m in (model, refined)]
-    torch.testing.assert_close(*whole, rtol=0, atol=0)
-    mask = torch.ones(frames.shape[:2], dtype=torch.bool)
-    mask[0, 1:4] = False
-    partial = [m.smooth(frames, actions, mask=mask, sample=False).mean for m in (model, refined)]
-    torch.testing.assert_close(partial[0][1:], partial[1][1:])
-    assert (partial[0][0] - partial[1][0]).abs().max() > 1e-6
-
-
 def test_gaussian_frames_learn_one_variance():
     model = make(likelihood="gaussian")
     frames, actions = sequences()
@@ -298,7 +286,6 @@ def test_the_papers_decoder_is_there():
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
         ({"network": "resnet"}, "network must be one of"),
         ({"dynamics_network": "gru"}, "dynamics_network must be one of"),
-        ({"refinements": -1}, "refinements must not be negative"),
     ],
 )
 def test_bad_config(change, message):

@@ -22,7 +22,7 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         "mlp-lstm": (KVAEConfig(**KVAE | {"network": "mlp"}), IMAGES),
         "conv-mlp-gaussian": (KVAEConfig(**CONV, dynamics_network="mlp", likelihood="gaussian"), CONV_IMAGES),
         "paper-fifo": (KVAEConfig(**CONV, dynamics_network="fifo", decoder="paper"), CONV_IMAGES),
-        "concrete": (KVAEConfig(**KVAE | {"network": "mlp"}, dynamics_network="concrete", refinements=1), IMAGES),
+        "concrete": (KVAEConfig(**KVAE | {"network": "mlp"}, dynamics_network="concrete"), IMAGES),
     },
     "lgssm": {
         "optimal": (LGSSMConfig(z_dim=2, proposal="optimal"), VECTORS),

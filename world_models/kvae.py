@@ -21,9 +21,6 @@ Deviations from the paper and its public code:
 - 16 channels instead of 32 at the highest resolution, and the decoder computes only the sub-pixels it needs in its last
   stage; `channels=(32, 32, 32), decoder="paper"` is the published network. Bernoulli decoders start near-empty.
 - Gaussian frames have one learned global variance; the public code fixes .1 or learns one per pixel.
-- smoothing may refine itself (`refinements`): alpha of a missing step depends on codes that the forward pass has to
-  guess. After a smoothing pass its codes are better guesses, so alpha is recomputed from them and the pass repeated.
-  0 is the paper's procedure.
 - with missing frames, the objective feeds imputed codes to alpha without conditioning z on them (the thesis'
   estimator). That need not bound log p(x), so the ELBO reported then conditions on them, as `propose` does.
 - imputation feeds alpha with means (as the public code), or with samples (`sample=True`; thesis eqs. 6.12-6.13).
@@ -95,8 +92,6 @@ class KVAEConfig:
     """Share of training during which alpha is frozen."""
     head_units: int = 64
     """Hidden units of the reward and continuation heads."""
-    refinements: int = 0
-    """How often smoothing repeats itself with alpha from its own smoothed codes, where frames are missing."""
 
     def __post_init__(self) -> None:
         for name in ("a_dim", "z_dim", "num_mixtures", "dynamics_units", "head_units"):
@@ -107,8 +102,6 @@ class KVAEConfig:
                 raise ValueError(f"KVAEConfig.{name} must be positive, found {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"KVAEConfig.warmup must be in [0, 1), found {self.warmup}")
-        if self.refinements < 0:
-            raise ValueError(f"KVAEConfig.refinements must not be negative, found {self.refinements}")
         for name, options in _OPTIONS.items():
             if getattr(self, name) not in options:
                 raise ValueError(f"KVAEConfig.{name} must be one of {options}, found {getattr(self, name)!r}")
@@ -133,9 +126,6 @@ class KVAEState(State):
     a: Tensor = event(1)  # (*batch, a), the code that alpha of the next step reads
     code: Tensor = event(1)  # (*batch, a), the code that frames are decoded from
     memory: Tensor = event(1)  # (*batch, m), of the dynamics-parameter network
-
-
-Missing = Literal["imputed", "given", "simulated"]
 
 
 @dataclass(frozen=True)
@@ -280,15 +270,9 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
     ) -> KVAEState:
         check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
-        observed = _combine(mask, valid)
-        a = self._draw_codes(self._hide(frames, observed), sample, generator)[0]
+        a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
         trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
         smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
-        for _ in range(self.config.refinements if observed is not None else 0):
-            guess = apply(self.matrices(trace.states.alpha)[2], smoothed.mean)
-            a = torch.where(observed.unsqueeze(-1), a, guess)
-            trace = self._trace(a, actions, mask, valid, is_first, sample, generator, missing="given")
-            smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
         states = trace.states
         code = apply(self.matrices(states.alpha)[2], smoothed.mean)
         return KVAEState(smoothed.mean, smoothed.cov, states.alpha, states.a, code, states.memory)
@@ -298,10 +282,10 @@ class KVAE(WorldModel):
         mean, std = self.posterior_code(frames)
         return (mean + std * normal_like(mean, generator) if sample else mean), mean, std
 
-    def _trace(self, a, actions, mask, valid, is_first, sample, generator, *, missing: Missing = "imputed") -> _Trace:
+    def _trace(self, a, actions, mask, valid, is_first, sample, generator, *, simulated: bool = False) -> _Trace:
         if _complete(mask, valid, is_first):
             return self._trace_complete(a, actions, sample, generator)
-        return self._trace_masked(a, actions, mask, valid, is_first, sample, generator, missing)
+        return self._trace_masked(a, actions, mask, valid, is_first, sample, generator, simulated)
 
     def _trace_complete(self, a: Tensor, actions: Tensor, sample: bool, generator) -> _Trace:
         """All frames seen: alpha from one pass over the codes, then one call of the Kalman filter."""
@@ -314,9 +298,9 @@ class KVAE(WorldModel):
         states = KVAEState(filtered.mean, filtered.cov, alpha, a, apply(C, filtered.mean), memory)
         return _Trace(states, filtered, A, self.Q.expand_as(A))
 
-    def _trace_masked(self, a, actions, mask, valid, is_first, sample, generator, missing: Missing) -> _Trace:
-        """Step by step. At a missing frame alpha reads an imputed code, or the one in `a` ("given"); z is conditioned
-        on neither, unless "simulated": then the imputed code counts as seen, with no evidence."""
+    def _trace_masked(self, a, actions, mask, valid, is_first, sample, generator, simulated: bool) -> _Trace:
+        """Step by step. At a missing frame alpha reads an imputed code, on which z is not conditioned, unless it is to
+        be `simulated`: then it counts as seen, with no evidence."""
         batch_shape, length = a.shape[:-2], a.shape[-2]
         everywhere = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
         observed = everywhere if (both := _combine(mask, valid)) is None else both
@@ -339,9 +323,8 @@ class KVAE(WorldModel):
             a_t = torch.where(seen.unsqueeze(-1), a[..., t, :], self._imputed_code(predicted, sample, generator))
             mean, cov, evidence = condition(predicted.mean, predicted.cov, a_t, C, self.R)
             new = replace(predicted, mean=mean, cov=cov, a=a_t, code=apply(C, mean))
-            if missing != "simulated":
-                unseen = a[..., t, :] if missing == "given" else a_t
-                new = new.where(seen, replace(predicted, a=unseen))
+            if not simulated:
+                new = new.where(seen, replace(predicted, a=a_t))
             if valid is not None and state is not None:
                 new, predicted = new.where(valid[..., t], state), predicted.where(valid[..., t], state)
                 inside = valid[..., t, None, None]
@@ -392,7 +375,7 @@ class KVAE(WorldModel):
         """The Kalman term of a proper bound where frames are missing: (*batch, T)."""
         with torch.autocast(a.device.type, enabled=False):
             trace = self._trace(
-                a, batch.actions, batch.mask, batch.valid, batch.is_first, True, generator, missing="simulated"
+                a, batch.actions, batch.mask, batch.valid, batch.is_first, True, generator, simulated=True
             )
         return trace.filtered.log_evidence
 
