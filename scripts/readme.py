@@ -48,6 +48,9 @@ TRUTH = {"sin": "sin of the angle", "cos": "cos", "velocity": "angular velocity"
 NETWORKS = {"kvae-cnn": "KVAE, convolutions", "kvae-mlp": "KVAE, MLP", "dvbf": "DVBF", "dkf": "DKF"}
 
 
+BALL_VALIDATION = "kvae-bouncing-ball-validation"
+
+
 def _box(key: str, corner: str, columns: Mapping[str, str], *references: str, rows: Mapping[str, str] = TASKS) -> Table:
     return Table("kvae-bouncing-ball", key, corner, rows, columns, references=references, digits=2)
 
@@ -56,6 +59,12 @@ TABLES = {
     "ball-random": replace(_box("hamming/{row}/random/{column}", "share missing", SHARES, "paper"), beside=("oracle",)),
     "ball-consecutive": replace(
         _box("hamming/{row}/consecutive/{column}", "frames missing", RUNS, "paper"), beside=("oracle",)
+    ),
+    "ball-random-validation": replace(
+        _box("hamming/{row}/random/{column}", "share missing, validation", SHARES, "paper"), result=BALL_VALIDATION
+    ),
+    "ball-consecutive-validation": replace(
+        _box("hamming/{row}/consecutive/{column}", "frames missing, validation", RUNS, "paper"), result=BALL_VALIDATION
     ),
     "parity-random": _box("parity/hamming/{row}/random/{column}", "share missing", SHARES, "public-code"),
     "parity-consecutive": _box("parity/hamming/{row}/consecutive/{column}", "frames missing", RUNS, "public-code"),
