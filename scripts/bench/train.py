@@ -54,7 +54,7 @@ def main(args: Args) -> None:
     from ..reproduce import kvae_bouncing_ball as experiment
 
     started = time.monotonic()
-    box = experiment.Experiment(experiment.Args(out=args.out, device=args.device, validate=True))
+    box = experiment.BouncingBall(experiment.Args(out=args.out, device=args.device, validate=True))
     data, validation = box.windows("train"), box.windows("validation")
     metrics: dict[str, float] = {}
     for name, config in (("kvae", KVAEConfig(channels=(32, 32, 32), decoder="paper")), ("kvae-default", KVAEConfig())):

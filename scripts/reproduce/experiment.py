@@ -160,7 +160,7 @@ class Experiment:
         stored = self.stored().values()
         path = self.args.json or result_path(self.name)
         write_result(
-            path, name=self.name, command="reverie " + " ".join(sys.argv[1:]),
+            path, name=self.name + "-validation" * self.args.validate, command="reverie " + " ".join(sys.argv[1:]),
             config={"split": self.split, "epochs": self.training().epochs, **config} | asdict(self.args),
             metrics={key: value for found in stored for key, value in found["metrics"].items()},
             references=references, seconds=sum(found["seconds"] for found in stored), device=self.args.device,
