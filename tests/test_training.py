@@ -14,6 +14,7 @@ import pytest
 import torch
 from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
 from reverie.world_models.checkpoints import read_safetensors
+from reverie.world_models.cpu_settings import denormals_are_flushed
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from tiny_training import kvae, lgssm, windows
 
@@ -203,3 +204,12 @@ def test_same_seed_same_weights():
     fit(other, DATA, TrainingConfig(**{**CONFIG.__dict__, "seed": 1}))
     assert not equal(runs[0], other)
     assert np.isfinite(validate(other, DATA, CONFIG))
+
+
+def test_denormals_are_flushed_while_training_and_come_back():
+    before, during = denormals_are_flushed(), []
+    fit(kvae(), DATA, CONFIG, on_step=lambda *_: during.append(denormals_are_flushed()), stop_after=2)
+    assert not before and all(during) and not denormals_are_flushed()
+    with pytest.raises(ValueError, match="empty dataset"):
+        fit(kvae(), windows(0, image=True), CONFIG)
+    assert not denormals_are_flushed()

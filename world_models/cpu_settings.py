@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -11,17 +13,34 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
 NEVER = 2**31 - 1
 
 
-def prepare_cpu() -> None:
-    """Flush denormal numbers to zero, and keep freed memory; both for the whole process, from now on.
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Flush denormal numbers to zero for as long as this lasts (usable as a decorator).
 
-    Denormals: gradients of pixels that a decoder is sure of underflow, and arithmetic on denormals takes a hundred
-    times longer; a trained convolutional decoder's backward pass becomes three times slower than at its start.
-    Threads inherit the setting when they are started.
-
-    Memory: by default glibc hands every large block back to the kernel when it is freed. A training step frees and
-    asks for the same hundreds of megabytes again and pays for the page faults, a quarter of a convolutional step.
+    Gradients of pixels that a decoder is sure of underflow, and arithmetic on denormals takes a hundred times longer: a
+    trained convolutional decoder's backward pass becomes three times slower than at its start. Other code in the
+    process may rely on them, so what was set before comes back.
     """
+    before = denormals_are_flushed()
     torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def denormals_are_flushed() -> bool:
+    """Whether this thread rounds numbers below the smallest normal one to zero."""
+    halves = [sys.float_info.min, 0.5]  # in a list, or the product is computed when this file is compiled
+    return halves[0] * halves[1] == 0.0
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc, for the rest of the process, not to hand freed memory back to the kernel.
+
+    By default it does so with every large block. A training step frees and asks for the same hundreds of megabytes
+    again and pays for the page faults, a quarter of a convolutional step.
+    """
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .base import Loss, WorldModel
 from .batch import Batch
-from .cpu_settings import prepare_cpu
+from .cpu_settings import flushed_denormals, keep_freed_memory
 from .snapshots import Snapshots
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
@@ -104,6 +104,7 @@ class TrainingDiverged(RuntimeError):
     """The loss or its gradient stopped being finite; the text names the step and the term."""
 
 
+@flushed_denormals()
 def fit(
     model: WorldModel,
     data: Data,
@@ -138,7 +139,7 @@ def fit(
 
     if len(data) == 0:
         raise ValueError("training needs at least one window, found an empty dataset")
-    prepare_cpu()
+    keep_freed_memory()
     accelerator = Accelerator()
     # Not Accelerate's mixed precision: that setting is one per process, and runs of both kinds may share a process.
     autocast = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
