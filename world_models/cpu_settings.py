@@ -17,9 +17,9 @@ NEVER = 2**31 - 1
 def flushed_denormals() -> Iterator[None]:
     """Flush denormal numbers to zero for as long as this lasts (usable as a decorator).
 
-    Gradients of pixels that a decoder is sure of underflow, and arithmetic on denormals takes a hundred times longer: a
-    trained convolutional decoder's backward pass becomes three times slower than at its start. Other code in the
-    process may rely on them, so what was set before comes back.
+    Gradients of pixels that a decoder is sure of underflow, and arithmetic on denormals is slow in hardware: a trained
+    decoder's backward pass takes much longer than the same pass at its start. Other code in the process may rely on
+    denormals, so what was set before comes back.
     """
     before = denormals_are_flushed()
     torch.set_flush_denormal(True)
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
     """Tell glibc, for the rest of the process, not to hand freed memory back to the kernel.
 
     By default it does so with every large block. A training step frees and asks for the same hundreds of megabytes
-    again and pays for the page faults, a quarter of a convolutional step.
+    again and pays for the page faults.
     """
     if sys.platform.startswith("linux"):
         libc = ctypes.CDLL(None)

@@ -20,7 +20,8 @@ Deviations from the paper and its public code:
   One Adam state serves all, so its moments do not restart when alpha sets in.
 - 16 channels instead of 32 at the highest resolution, and the decoder computes only the sub-pixels it needs in its last
   stage; `channels=(32, 32, 32), decoder="paper"` is the published network. Bernoulli decoders start near-empty.
-- Gaussian frames have one learned global variance; the public code fixes .1 or learns one per pixel.
+- Gaussian frames have one learned global variance, at least half a grey level squared; the public code fixes .1 or
+  learns one per pixel.
 - with missing frames, the objective feeds imputed codes to alpha without conditioning z on them (the thesis'
   estimator). That need not bound log p(x), so the ELBO reported then conditions on them, as `propose` does.
 - imputation feeds alpha with means (as the public code), or with samples (`sample=True`; thesis eqs. 6.12-6.13).

@@ -43,7 +43,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train; the defaults are the KVAE paper's, except for the schedule."""
+    """How to train; the defaults are the KVAE paper's, except for the schedule and its slow rise."""
 
     epochs: int = 80
     """Passes over the training windows."""
