@@ -93,3 +93,24 @@ def rollout(name, options, seed, steps=12):
 
 def digest(*arrays):
     return hashlib.sha256(b"".join(np.ascontiguousarray(array).tobytes() for array in arrays)).hexdigest()
+
+
+def assert_same(found, expected, path="info"):
+    """Equality to the last bit, through dictionaries, tuples and arrays of arrays."""
+    if isinstance(expected, dict):
+        assert set(found) == set(expected), path
+        for key in expected:
+            assert_same(found[key], expected[key], f"{path}/{key}")
+    elif isinstance(expected, np.ndarray) and expected.dtype == object:
+        assert found.shape == expected.shape, path
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_same(a, b, f"{path}/{i}")
+    elif isinstance(expected, tuple):
+        assert len(found) == len(expected), path
+        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
+            assert_same(a, b, f"{path}/{i}")
+    elif expected is None:
+        assert found is None, path
+    else:
+        np.testing.assert_array_equal(found, expected, err_msg=path)
+        assert np.asarray(found).dtype == np.asarray(expected).dtype, path

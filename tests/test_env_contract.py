@@ -8,7 +8,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
-from env_cases import CASES, digest, rollout
+from env_cases import CASES, assert_same, digest, rollout
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 from reverie.envs import ENVIRONMENTS
@@ -23,23 +23,6 @@ def label(value):
 
 every_case = pytest.mark.parametrize(("name", "options"), CASES, ids=label)
 every_builtin = pytest.mark.parametrize("name", list(ENVIRONMENTS))
-
-
-def assert_same(found, expected, path="info"):
-    """Equality to the last bit, through dictionaries and arrays of arrays."""
-    if isinstance(expected, dict):
-        assert set(found) == set(expected), path
-        for key in expected:
-            assert_same(found[key], expected[key], f"{path}/{key}")
-    elif isinstance(expected, np.ndarray) and expected.dtype == object:
-        assert found.shape == expected.shape, path
-        for i, (a, b) in enumerate(zip(found, expected, strict=True)):
-            assert_same(a, b, f"{path}/{i}")
-    elif expected is None:
-        assert found is None, path
-    else:
-        np.testing.assert_array_equal(found, expected, err_msg=path)
-        assert np.asarray(found).dtype == np.asarray(expected).dtype, path
 
 
 # --- checkers and construction ---------------------------------------------------------------------------------------

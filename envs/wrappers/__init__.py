@@ -1,0 +1,34 @@
+"""Wrappers for these worlds, and for any other Gymnasium environment that observes images.
+
+    env = FrameStack(FrameDrop(gym.make("reverie/Pendulum-v0"), probability=0.3), num=3)
+    envs = VectorOcclusion(gym.make_vec("reverie/BouncingBall-v0", num_envs=64), (16, 32), corner=(16, 0))
+
+A wrapper whose name begins with ``Vector`` wraps a vector environment and does, row by row, what the other does that
+wraps a single environment reset with the same seed. Two are Gymnasium's own, given here so that they are found:
+``RepeatAction`` and ``FrameStackObservation`` (which adds an axis; ``FrameStack`` stacks channels).
+"""
+
+from gymnasium.wrappers import FrameStackObservation, RepeatAction
+
+from .corruption import FrameDrop, Occlusion, VectorFrameDrop, VectorOcclusion
+from .goals import GoalConditioned
+from .stack import FrameStack, VectorFrameStack
+from .video import RecordEpisodes
+from .views import PixelsOnly, StateObservation, VectorPixelsOnly, VectorStateObservation
+
+__all__ = [
+    "FrameDrop",
+    "FrameStack",
+    "FrameStackObservation",
+    "GoalConditioned",
+    "Occlusion",
+    "PixelsOnly",
+    "RecordEpisodes",
+    "RepeatAction",
+    "StateObservation",
+    "VectorFrameDrop",
+    "VectorFrameStack",
+    "VectorOcclusion",
+    "VectorPixelsOnly",
+    "VectorStateObservation",
+]
