@@ -96,7 +96,7 @@ def digest(*arrays):
 
 
 def assert_same(found, expected, path="info"):
-    """Equality to the last bit, through dictionaries, tuples and arrays of arrays."""
+    """Equality to the last bit, through dictionaries, sequences and arrays of arrays."""
     if isinstance(expected, dict):
         assert set(found) == set(expected), path
         for key in expected:
@@ -105,7 +105,7 @@ def assert_same(found, expected, path="info"):
         assert found.shape == expected.shape, path
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
             assert_same(a, b, f"{path}/{i}")
-    elif isinstance(expected, tuple):
+    elif isinstance(expected, (tuple, list)):
         assert len(found) == len(expected), path
         for i, (a, b) in enumerate(zip(found, expected, strict=True)):
             assert_same(a, b, f"{path}/{i}")

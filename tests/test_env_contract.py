@@ -55,7 +55,10 @@ def test_spec_and_spaces(name):
     dynamics = env.unwrapped.dynamics
     height, width, channels = env.observation_space.shape
     assert env.observation_space.dtype == np.uint8 and height == width and channels in (1, 3)
-    assert (env.action_space.low == -1).all() and (env.action_space.high == 1).all()
+    if isinstance(env.action_space, gym.spaces.Box):
+        assert (env.action_space.low == -1).all() and (env.action_space.high == 1).all()
+    else:
+        assert isinstance(env.action_space, gym.spaces.Discrete) and env.action_space.start == 0
     assert dynamics.state_dim == len(dynamics.state_names) == len(set(dynamics.state_names))
     assert dynamics.reward_range[0] < dynamics.reward_range[1]
     doc = type(env.unwrapped).__doc__
