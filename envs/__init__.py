@@ -65,6 +65,21 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             "keep a noisy mass on a spring in the middle (exactly solvable)",
             100,
         ),
+        EnvironmentSpec(
+            "reverie/ImageNavigation-v0",
+            "reverie.envs.image_navigation:ImageNavigationEnv",
+            "reverie.envs.image_navigation:ImageNavigationVectorEnv",
+            "on a photograph seen through a small view, go to the place of a goal view",
+            256,
+        ),
+        EnvironmentSpec(
+            "reverie/ImageNavigationObstacles-v0",
+            "reverie.envs.image_navigation:ImageNavigationEnv",
+            "reverie.envs.image_navigation:ImageNavigationVectorEnv",
+            "the same where random regions are blocked",
+            256,
+            {"variant": "obstacles"},
+        ),
     )
 }
 

@@ -42,6 +42,10 @@ class Dynamics(ABC):
     def __init__(self, params: Any) -> None:
         self.params = params
 
+    def __reduce__(self) -> tuple:
+        """Pickles and copies are made anew from the parameters, which say all; banks of pictures do not travel."""
+        return type(self), (self.params,)
+
     @classmethod
     def from_options(cls, variant: str | None = None, **options: Any) -> "Dynamics":
         """Dynamics from keyword options: a named variant's parameters, some of them replaced.

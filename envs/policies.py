@@ -80,6 +80,30 @@ class Held(Policy):
         return actions
 
 
+class Poisson(Policy):
+    """A uniform action that is taken 1 + Poisson(2) times, then another draw, which may be the same action.
+
+    The random walk of the image navigation of Fraccaro et al. (2018), whose actions are "repeated for Poisson times":
+    so many times after the first.
+    """
+
+    MEAN_REPEATS = 2.0
+
+    def reset(self, mask: np.ndarray, rng: np.random.Generator) -> None:
+        actions, left = self._uniform(len(mask), rng), rng.poisson(self.MEAN_REPEATS, size=len(mask))
+        if not mask.all():
+            actions = np.where(_column(mask, actions), actions, self._actions)
+            left = np.where(mask, left, self._left)
+        self._actions, self._left = actions, left
+
+    def act(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        actions, over = self._actions, self._left == 0
+        fresh, repeats = self._uniform(len(actions), rng), rng.poisson(self.MEAN_REPEATS, size=len(actions))
+        self._actions = np.where(_column(over, actions), fresh, actions)
+        self._left = np.where(over, repeats, self._left - 1)
+        return actions
+
+
 class Drift(BoxPolicy):
     """Smooth random actions: an Ornstein-Uhlenbeck process of deviation 0.7, clipped.
 
@@ -143,7 +167,14 @@ class Swing(BoxPolicy):
         return 2.0 * (action - low) / (high - low) - 1.0
 
 
-POLICIES: dict[str, type[Policy]] = {"zero": Zero, "uniform": Uniform, "held": Held, "drift": Drift, "swing": Swing}
+POLICIES: dict[str, type[Policy]] = {
+    "zero": Zero,
+    "uniform": Uniform,
+    "held": Held,
+    "poisson": Poisson,
+    "drift": Drift,
+    "swing": Swing,
+}
 
 
 def _log_uniform(low: float, high: float, num: int, rng: np.random.Generator) -> np.ndarray:

@@ -49,6 +49,9 @@ class EpisodeGenerators:
     def integers(self, low, high=None, size=None) -> np.ndarray:
         return self._draw("integers", size, low, high)
 
+    def poisson(self, lam=1.0, size=None) -> np.ndarray:
+        return self._draw("poisson", size, lam)
+
     def _draw(self, method: str, size, *parameters) -> np.ndarray:
         shape = tuple(np.atleast_1d(size)) if size is not None else ()
         if not shape or shape[0] != len(self.rows):

@@ -70,6 +70,7 @@ CASES = [
     ("reverie/BouncingBallThrust-v0", {"physics": "pymunk", "goal": None}),
     ("reverie/BouncingBallThrust-v0", {"goal": None, "draw_walls": True, "size": 48}),
     ("reverie/LinearGaussian-v0", {"obs_type": "measurement"}),
+    ("reverie/ImageNavigation-v0", {"size": 16, "map_size": 64, "stride": 4, "split": "test", "start": "random"}),
     ("test/Toy-v0", {}),
 ]
 

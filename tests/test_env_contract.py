@@ -38,11 +38,18 @@ def test_gymnasium_checker_passes_without_a_warning(name, options, monkeypatch):
         check_env(gym.make(name, **options).unwrapped)
 
 
+# A frame of 64 pixels; where it is a view of a map, that has to grow too.
+LARGE = {
+    name: {"size": 64, "map_size": 128, "stride": 8}
+    for name in ("reverie/ImageNavigation-v0", "reverie/ImageNavigationObstacles-v0")
+}
+
+
 @every_builtin
 def test_stable_baselines3_checker_passes_without_a_warning(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        sb3_check_env(gym.make(name, size=64))
+        sb3_check_env(gym.make(name, **LARGE.get(name, {"size": 64})))
         warnings.filterwarnings("ignore", ".*minimal resolution for an image is 36x36.*")
         sb3_check_env(gym.make(name))
 
@@ -122,6 +129,8 @@ BEHAVIOUR = {
     "reverie/BouncingBall-v0": ([15.836975, 14.513117, -4.234594, 9.355359], 2.212229, 7301),
     "reverie/BouncingBallThrust-v0": ([25.254494, 8.6099, 2.153089, 3.877379], 1.686350, 7292),
     "reverie/LinearGaussian-v0": ([0.202568, -0.196126, 0.649062, -0.081626], -9.490041, 4076),
+    "reverie/ImageNavigation-v0": ([1, 5, 0, 1, 0, 1, 6, 31, 0], 3.964491, 21114),
+    "reverie/ImageNavigationObstacles-v0": ([3, 4, 0, 1, 0, 3, 5, 31, 174], 6.868112, 21414),
 }
 
 

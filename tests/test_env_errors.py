@@ -71,6 +71,16 @@ BAD_OPTIONS = [
     ("reverie/LinearGaussian-v0", {"obs_type": "sound"}, ValueError, "'pixels' or 'measurement'"),
     ("reverie/LinearGaussian-v0", {"measurement_std": "0.1"}, ValueError, "positive"),
     ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "not negative"),
+    ("reverie/ImageNavigation-v0", {"size": 33}, ValueError, "a view larger than the map .map_size 32."),
+    ("reverie/ImageNavigation-v0", {"size": 32}, ValueError, r"1 place.s. along a side; expected at least 2"),
+    ("reverie/ImageNavigation-v0", {"map_size": 200}, ValueError, "have 160 pixels, so give maps=FOLDER"),
+    ("reverie/ImageNavigation-v0", {"stride": 0}, ValueError, "stride is 0; expected a whole number, at least 1"),
+    ("reverie/ImageNavigation-v0", {"num_maps": 0}, ValueError, "num_maps is 0"),
+    ("reverie/ImageNavigation-v0", {"obstacles": -1}, ValueError, "obstacles is -1"),
+    ("reverie/ImageNavigation-v0", {"split": "validation"}, ValueError, "'train' or 'test'"),
+    ("reverie/ImageNavigation-v0", {"zoom": (0.0, 1.0)}, ValueError, "0 < least <= greatest <= 1"),
+    ("reverie/ImageNavigation-v0", {"maps": "no/such/folder"}, ValueError, "which is no folder"),
+    ("reverie/ImageNavigationObstacles-v0", {"stride": 20}, ValueError, "expected at least 3"),
 ]
 
 

@@ -73,8 +73,8 @@ def test_wheel_holds_every_module_and_pretrained_file(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     assert {name.split("/")[0].split("-")[0] for name in held} == {"reverie"}
     assert {name for name in held if name.endswith(".py")} == shipped("*.py")
-    pretrained = {name for name in shipped("*") if "/pretrained/" in name}
-    assert pretrained <= held
+    data = {name for name in shipped("*") if "/pretrained/" in name or "/assets/" in name}
+    assert data <= held
     assert any(name.endswith("licenses/LICENSE") for name in held)
 
 
@@ -82,6 +82,15 @@ def test_pretrained_models_are_small_and_described():
     for folder in (ROOT / "world_models" / "pretrained").glob("*/"):
         assert sum(path.stat().st_size for path in folder.iterdir()) <= 2 * 2**20, f"{folder.name} is above 2 MB"
         assert {"config.json", "model.safetensors", "README.md"} <= {path.name for path in folder.iterdir()}
+
+
+def test_assets_are_small_and_have_their_licences():
+    assets = ROOT / "envs" / "assets"
+    assert sum(path.stat().st_size for path in assets.rglob("*.png")) <= 2 * 2**20
+    licences = (assets / "photographs" / "LICENSE.md").read_text()
+    for path in (assets / "photographs").glob("*.png"):
+        assert f"| {path.stem} |" in licences, f"{path.name} is not in assets/photographs/LICENSE.md"
+    assert "Attribution-ShareAlike 3.0" in (assets / "LICENSE-digits.md").read_text()
 
 
 def test_one_name_in_site_packages(installed):
