@@ -91,3 +91,6 @@ for _spec in ENVIRONMENTS.values():
         max_episode_steps=_spec.max_episode_steps,
         kwargs=dict(_spec.kwargs),
     )
+
+# Not in the table: anybody's environment in the form that ours have; see `adapting.py`.
+gymnasium.register("reverie/Adapted-v0", entry_point="reverie.envs.adapting:adapted")

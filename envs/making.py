@@ -9,6 +9,27 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from .adapting import ADAPTED
+
+
+def open_fitting(
+    env_id: str, env_kwargs: dict[str, Any], max_steps: int | None, view: dict[str, Any] | None
+) -> tuple[str, dict[str, Any], Callable, gym.Env]:
+    """(id, arguments, num_envs -> vector environment, one environment), in the form that datasets have.
+
+    An environment that observes no frames or takes other actions is opened through ``adapting.adapted``; so is any for
+    which a ``view``, arguments of that, was asked.
+    """
+    if env_id != ADAPTED:
+        make_vector, single = open_environment(env_id, env_kwargs, max_steps)
+        if not view and is_fitting(single.observation_space, single.action_space):
+            return env_id, env_kwargs, make_vector, single
+        single.close()
+        inner = env_kwargs if max_steps is None else env_kwargs | {"max_episode_steps": max_steps}
+        env_id, env_kwargs = ADAPTED, {"env": env_id, "env_kwargs": inner}
+    env_kwargs = env_kwargs | (view or {})
+    return env_id, env_kwargs, *open_environment(env_id, env_kwargs, max_steps)
+
 
 def open_environment(env_id: str, env_kwargs: dict[str, Any], max_steps: int | None) -> tuple[Callable, gym.Env]:
     """(num_envs -> vector environment, one environment to look at)."""
@@ -37,6 +58,15 @@ def open_environment(env_id: str, env_kwargs: dict[str, Any], max_steps: int | N
     )
 
 
+def is_fitting(observation: spaces.Space, action: spaces.Space) -> bool:
+    """Whether frames are uint8 images and actions a Box of [-1, 1] or a Discrete space from 0."""
+    try:
+        check_spaces("", observation, action)
+    except ValueError:
+        return False
+    return True
+
+
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise ValueError unless frames are uint8 images and actions a Box of [-1, 1] or a Discrete space from 0."""
     if not (isinstance(observation, spaces.Box) and observation.dtype == np.uint8 and len(observation.shape) == 3):
@@ -56,6 +86,10 @@ def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> 
 def time_limit(env: gym.Env, max_steps: int | None) -> int:
     """The caller's limit, or the registered one; ValueError where there is neither."""
     limit = max_steps if max_steps is not None else env.spec.max_episode_steps
+    layer = env
+    while limit is None and isinstance(layer, gym.Wrapper):  # registered without, but made of one that has a limit
+        limit = layer._max_episode_steps if isinstance(layer, gym.wrappers.TimeLimit) else None
+        layer = layer.env
     if limit is None:
         raise ValueError(
             f"{env.spec.id} is registered without a time limit, so an episode may never end. Give max_steps."

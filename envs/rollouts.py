@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from .dataset import Dataset
-from .making import as_json, check_spaces, open_environment, time_limit
+from .making import as_json, check_spaces, open_fitting, time_limit
 from .manifest import FILE_NAME, Manifest, append_shard, read_manifest, reverie_version
 from .policies import POLICIES
 from .seeds import EpisodeGenerators, EpisodeSeeds
@@ -49,19 +49,22 @@ def collect(
     num_envs: int = 16,
     env_kwargs: dict[str, Any] | None = None,
     max_steps: int | None = None,
+    view: dict[str, Any] | None = None,
     shard_episodes: int | None = None,
     progress: bool | Callable[[int, int], None] = True,
 ) -> Dataset:
     """Collect `episodes` episodes of `env_id` into the folder `path`, or go on where an earlier call was stopped.
 
     Args:
-        env_id: registered id, or "module:id". Observations must be uint8 images (H, W, C), actions a Discrete space
-            from 0 or a Box of [-1, 1].
+        env_id: registered id, or "module:id". One that does not observe uint8 images (H, W, C), or takes other actions
+            than a Discrete space from 0 or a Box of [-1, 1], is fitted by `adapting.adapted`: its renderer is observed,
+            and actions are rescaled. The manifest then holds that environment's id and arguments.
         seed: with the number of an episode, settles it.
         policy: name in `reverie.envs.policies.POLICIES`, a `Policy`, or None: the environment's own, else "uniform".
         num_envs: environments stepped at once. Finished ones wait for the others.
         env_kwargs: arguments of the environment; must be JSON.
         max_steps: time limit, instead of the one the id is registered with. Needed where there is none.
+        view: arguments `size` and `grayscale` of `adapting.adapted`, for any environment.
         shard_episodes: episodes per shard; by default as many as have 64 MiB of frames.
         progress: show a progress bar; or a function that is called with (episodes, frames) after every batch, first
             with the episodes that are there already and 0.
@@ -77,7 +80,7 @@ def collect(
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise ValueError(f"found seed {seed!r}, expected an integer of at least 0")
     env_id, env_kwargs = env_id.removeprefix("reverie.envs:"), as_json("env_kwargs", env_kwargs or {})
-    make_vector, single = open_environment(env_id, env_kwargs, max_steps)
+    env_id, env_kwargs, make_vector, single = open_fitting(env_id, env_kwargs, max_steps, as_json("view", view or {}))
     with _closing(single):
         check_spaces(env_id, single.observation_space, single.action_space)
         limit = time_limit(single, max_steps)
@@ -167,9 +170,11 @@ def _info_array(info, name: str, num: int, shape: tuple[int, ...]) -> np.ndarray
 
 
 def _probe(vector, seeds) -> tuple[int, dict[str, tuple[int, ...]]]:
-    """Which numbers the environment reports with its frames: dimension of the state, shapes of the other floats."""
+    """What the environment reports with its frames: dimension of the state, shapes of the other floats and the mask."""
     _, info = vector.reset(seed=seeds)
     arrays = {k: v for k, v in info.items() if isinstance(v, np.ndarray) and v.dtype.kind == "f" and k[0] != "_"}
+    if isinstance(mask := info.get("mask"), np.ndarray) and mask.dtype == np.bool_:  # frame observed; as 1 and 0
+        arrays["mask"] = mask
     arrays = {key: value for key, value in arrays.items() if np.all(info.get(f"_{key}", True))}
     state = arrays.pop("state", np.zeros((vector.num_envs, 0)))
     return int(np.prod(state.shape[1:])), {name: arrays[name].shape[1:] for name in sorted(arrays)}

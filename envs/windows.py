@@ -29,7 +29,7 @@ class Windows:
     - rewards     (N, T) float32
     - terminated  (N, T) bool
     - is_first    (N, T) bool: True at the first step of every window, so that a belief starts afresh there
-    - mask        (N, T) bool: frame observed (all valid ones are)
+    - mask        (N, T) bool: frame observed: valid, and not told to be lost by a `mask` in the environment's infos
     - valid       (N, T) bool: inside the episode
     - states      (N, T, S) float64: true state, for evaluation only; S = 0 where the environment reports none
     - one (N, T, ...) array for each name in `infos`
@@ -101,13 +101,14 @@ class Windows:
 
         is_first = np.zeros_like(valid)
         is_first[:, 0] = True
+        mask = valid & (take("info.mask", frame, valid) != 0) if "info.mask" in arrays else valid.copy()
         return {
             "frames": take("frames", frame, valid),
             "actions": take("actions", action, acted, np.float32 if arrays["actions"].dtype.kind == "f" else np.int64),
             "rewards": take("rewards", action, acted, np.float32),
             "terminated": take("terminated", action, acted),
             "is_first": is_first,
-            "mask": valid.copy(),
+            "mask": mask,
             "valid": valid,
             "states": take("states", frame, valid),
         } | {name: take(f"info.{name}", frame, valid) for name in self.infos}

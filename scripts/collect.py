@@ -1,7 +1,8 @@
 """Collect episodes of an environment into a dataset, or go on with one that was stopped: give the same line again.
 
-ENV is a registered id, module:id, or minari:ID for a Minari dataset of this machine. The folder then holds a manifest
-and shards with checksums; `--episodes` may grow later.
+ENV is a registered id, module:id, or minari:ID for a Minari dataset of this machine. One that observes no images is
+seen through its renderer; continuous actions are rescaled to [-1, 1]. The folder then holds a manifest and shards with
+checksums; `--episodes` may grow later.
 """
 
 import json
@@ -34,7 +35,9 @@ class Args:
     num_envs: int = 16
     """Environments stepped at once."""
     size: int | None = None
-    """Pixels per side, for environments with that option."""
+    """Pixels per side; environments that are not ours are averaged down to it."""
+    grayscale: bool = False
+    """One channel, for environments that are not ours."""
     env_kwargs: str = "{}"
     """Further options of the environment, as JSON: '{"variant": "dvbf"}'."""
     max_steps: int | None = None
@@ -74,6 +77,7 @@ def _collect(args: Args):
 
     if args.episodes is None:
         raise ValueError("found no number of episodes, expected --episodes N")
+    env_kwargs, view = _options(args)
     with ui.progress(f"collect {args.env}", total=args.episodes) as advance:
         return collect(
             args.env,
@@ -82,18 +86,26 @@ def _collect(args: Args):
             seed=args.seed,
             policy=policy_of(args.policy, args.planning, args.num_envs),
             num_envs=args.num_envs,
-            env_kwargs=_env_kwargs(args),
+            env_kwargs=env_kwargs,
             max_steps=args.max_steps,
+            view=view,
             shard_episodes=args.shard_episodes,
             progress=lambda episodes, frames: advance(episodes),
         )
 
 
-def _env_kwargs(args: Args) -> dict[str, Any]:
+def _options(args: Args) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of the environment, and of the view of it; the size of one of ours is its own argument."""
+    from reverie.envs import ENVIRONMENTS
+
     try:
         kwargs = json.loads(args.env_kwargs)
     except json.JSONDecodeError as error:
         raise ValueError(f"--env-kwargs {args.env_kwargs}: not JSON, expected '{{\"name\": value}}'") from error
     if not isinstance(kwargs, dict):
         raise ValueError(f"--env-kwargs {args.env_kwargs}: expected an object, '{{\"name\": value}}'")
-    return kwargs if args.size is None else kwargs | {"size": args.size}
+    view: dict[str, Any] = {"grayscale": True} if args.grayscale else {}
+    if args.size is not None:
+        ours = args.env.removeprefix("reverie.envs:") in ENVIRONMENTS
+        (kwargs if ours else view)["size"] = args.size
+    return kwargs, view

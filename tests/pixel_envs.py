@@ -3,6 +3,7 @@
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from reverie.envs.wrappers import FrameDrop
 
 
 class Dot(gym.Env):
@@ -40,6 +41,17 @@ class Dot(gym.Env):
         return frame, float(-abs(self.x)) / 3, bool(self.x >= self.width - 1), False, info
 
 
+class Blind(Dot):
+    """The dot told in numbers, and drawn by nobody."""
+
+    def __init__(self):
+        super().__init__()
+        self.observation_space = spaces.Box(-99, 99, (1,), np.float32)
+
+    def _out(self):
+        return np.array([self.x], np.float32), {}
+
+
 def cart_pole_from_pixels():
     """Gymnasium's CartPole, seen through its renderer."""
     env = gym.make("CartPole-v1", render_mode="rgb_array")
@@ -47,5 +59,14 @@ def cart_pole_from_pixels():
 
 
 gym.register("pixel_envs/Dot-v0", "pixel_envs:Dot", max_episode_steps=12)
+gym.register("pixel_envs/Blind-v0", "pixel_envs:Blind", max_episode_steps=12)
 gym.register("pixel_envs/Endless-v0", "pixel_envs:Dot")
 gym.register("pixel_envs/CartPole-v0", "pixel_envs:cart_pole_from_pixels", max_episode_steps=30)
+
+
+def dot_with_losses():
+    """The dot, of whose frames some are lost; it never observes a black frame otherwise."""
+    return FrameDrop(gym.make("pixel_envs/Dot-v0"), 0.4)
+
+
+gym.register("pixel_envs/Dropped-v0", "pixel_envs:dot_with_losses")

@@ -230,7 +230,7 @@ MISTAKES = {
     "unknown module": ({"env_id": "no_such_module:Dot-v0"}, "module cannot be imported: .*no_such_module"),
     "unknown argument": ({"env_kwargs": {"colour": 1}}, "does not take the arguments.*colour"),
     "argument beyond JSON": ({"env_kwargs": {"width": np.zeros(3)}}, "values that JSON can hold"),
-    "no images": ({"env_id": "MountainCarContinuous-v0"}, "expected images.*AddRenderObservation"),
+    "no images": ({"env_id": "pixel_envs/Blind-v0"}, "so there are no frames; expected images"),
     "unknown policy": ({"policy": "clever"}, "policy 'clever', expected one of .*uniform"),
     "no episodes": ({"episodes": 0}, "episodes=0, expected an integer of at least 1"),
     "half an episode": ({"episodes": 1.5}, "episodes=1.5, expected an integer"),
