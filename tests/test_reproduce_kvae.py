@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from reverie.scripts.reproduce import experiment
 from reverie.scripts.reproduce import kvae_ball_figures as figures
 from reverie.scripts.reproduce import kvae_ball_measures as measures
 from reverie.scripts.reproduce import kvae_bouncing_ball as ball
 from reverie.scripts.reproduce import kvae_pendulum as pendulum
-from reverie.world_models import KVAEConfig
+from reverie.scripts.spaces import spaces_of
+from reverie.world_models import KVAE, Batch, KVAEConfig
 from reverie.world_models.training import TrainingConfig
 
 
@@ -123,9 +125,29 @@ def test_pendulum_experiment_measures_its_keys(tmp_path, monkeypatch):
     result = json.loads(args.json.read_text())
     for network in ("kvae-cnn", "kvae-mlp"):
         expected = {f"r2/{name}/{belief}" for name in ("sin", "cos", "velocity") for belief in ("smooth", "filter")}
-        expected |= {"elbo", "elbo_per_frame", "iwae-100", "r2/velocity/open-loop/50"}
+        expected |= {"elbo", "elbo_per_frame", "elbo-gaussian", "iwae-100", "r2/velocity/open-loop/50"}
         assert {f"{key}/{network}" for key in expected} <= set(result["metrics"])
-    assert result["references"]["paper"]["elbo/kvae-mlp"] == 807.02
+    assert result["references"]["paper"]["elbo-gaussian/kvae-mlp"] == 807.02
     assert result["metrics"]["elbo/kvae-cnn"]["mean"] == pytest.approx(
         15 * result["metrics"]["elbo_per_frame/kvae-cnn"]["mean"]
     )
+
+
+def test_gaussian_elbo_of_a_certain_code_is_elementary(tmp_path):
+    """With q(a | x) a point and everything else fixed, the bound is the Gaussian log-density of the residuals."""
+    args = pendulum.Args(seeds=(0,), train_sequences=6, out=tmp_path, mlp_hidden=(8,), validate=True)
+    experiment = pendulum.Pendulum(args)
+    data = experiment.windows("train")
+    model = KVAE(replace(pendulum.PENDULUM, network="mlp", hidden=(8,)), spaces_of(data.dataset))
+    batch = Batch.from_numpy(data[np.arange(6)], model.spaces)
+    with torch.no_grad():  # the decoder ignores its code: every sample has the same means
+        model.decoder.output.weight.zero_()
+    expected = model.frame_distribution(torch.zeros(6, 15, 2)).mean.detach()
+    std = pendulum.gaussian_std(model, data, torch.Generator().manual_seed(0))
+    assert std == pytest.approx(float((batch.frames - expected).square().mean().sqrt()), rel=1e-5)
+    found = pendulum.gaussian_elbo(model, batch, std, torch.Generator().manual_seed(1))
+    terms = model.loss(batch, generator=torch.Generator().manual_seed(1)).terms
+    residuals = (batch.frames - expected).flatten(1).numpy()
+    pixels = -0.5 * (residuals / std) ** 2 - np.log(std) - 0.5 * np.log(2 * np.pi)
+    wanted = pixels.sum(1) + (terms["evidence"] + terms["entropy"]).sum(1).detach().numpy()
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-4)

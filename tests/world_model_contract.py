@@ -21,6 +21,7 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     "kvae": {
         "mlp-lstm": (KVAEConfig(**KVAE | {"network": "mlp"}), IMAGES),
         "conv-mlp-gaussian": (KVAEConfig(**CONV, dynamics_network="mlp", likelihood="gaussian"), CONV_IMAGES),
+        "shared-emission": (KVAEConfig(**KVAE | {"network": "mlp", "emission": "shared"}), IMAGES),
         "paper-fifo": (KVAEConfig(**CONV, dynamics_network="fifo", decoder="paper"), CONV_IMAGES),
         "concrete": (KVAEConfig(**KVAE | {"network": "mlp"}, dynamics_network="concrete"), IMAGES),
     },

@@ -20,6 +20,9 @@ Deviations from the paper and its public code:
   One Adam state serves all, so its moments do not restart when alpha sets in.
 - 16 channels instead of 32 at the highest resolution, and the decoder computes only the sub-pixels it needs in its last
   stage; `channels=(32, 32, 32), decoder="paper"` is the published network. Bernoulli decoders start near-empty.
+- `emission="shared"` (an option) has one C = [I 0] for all linear systems. Mixed, each system may keep z in coordinates
+  of its own, which serves a bouncing ball (a bounce is a change of coordinates) but hides from a linear probe what z
+  knows of a pendulum's velocity.
 - Gaussian frames have one learned global variance, at least half a grey level squared; the public code fixes .1 or
   learns one per pixel.
 - with missing frames, the objective feeds imputed codes to alpha without conditioning z on them (the thesis'
@@ -87,6 +90,9 @@ class KVAEConfig:
     """Covariance of z_1 = this times I, fixed."""
     matrix_std: float = 0.05
     """Standard deviation of the random initial B^k and C^k; A^k starts at the identity."""
+    emission: Literal["mixed", "shared"] = "mixed"
+    """C_t mixed by alpha (the paper), or one C = [I 0]: the code is the first entries of z, and z means the same
+    everywhere."""
     reconstruction_weight: float = 0.3
     """Weight of log p(x | a) in training; the ELBO that is reported has weight 1."""
     warmup: float = 0.125
@@ -103,6 +109,11 @@ class KVAEConfig:
                 raise ValueError(f"KVAEConfig.{name} must be positive, found {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"KVAEConfig.warmup must be in [0, 1), found {self.warmup}")
+        if self.emission == "shared" and self.z_dim < self.a_dim:
+            raise ValueError(
+                f"KVAEConfig.emission 'shared' makes the code a part of z, so z_dim must be at least a_dim "
+                f"({self.a_dim}), found {self.z_dim}"
+            )
         for name, options in _OPTIONS.items():
             if getattr(self, name) not in options:
                 raise ValueError(f"KVAEConfig.{name} must be one of {options}, found {getattr(self, name)!r}")
@@ -111,6 +122,7 @@ class KVAEConfig:
 _OPTIONS = {
     "network": ("conv", "mlp"),
     "decoder": ("narrow", "paper"),
+    "emission": ("mixed", "shared"),
     "likelihood": ("bernoulli", "gaussian"),
     "dynamics_network": ("lstm", "mlp", "fifo", "concrete"),
 }
@@ -164,7 +176,10 @@ class KVAE(WorldModel):
             nn.init.constant_(self.decoder.output.bias, config.initial_logit)
         self.A = nn.Parameter(torch.eye(z).repeat(k, 1, 1))
         self.B = nn.Parameter(config.matrix_std * torch.randn(k, z, spaces.action_dim))
-        self.C = nn.Parameter(config.matrix_std * torch.randn(k, a, z))
+        if config.emission == "mixed":
+            self.C = nn.Parameter(config.matrix_std * torch.randn(k, a, z))
+        else:
+            self.register_buffer("C", torch.eye(a, z).repeat(k, 1, 1), persistent=False)
         self.a_0 = nn.Parameter(torch.zeros(a))
         self.dynamics = dynamics_parameters(config.dynamics_network, a, k, config.dynamics_units, config.temperature)
         self.heads = PredictionHeads(z + a, spaces.action_dim, config.head_units)
@@ -397,10 +412,11 @@ class KVAE(WorldModel):
         vae_parameters = [parameter for module in vae for parameter in module.parameters()]
         if self.config.likelihood == "gaussian":
             vae_parameters.append(self.frame_log_std)
+        emission = [self.C] if self.config.emission == "mixed" else []
         warm = 0.0 if progress < self.config.warmup else 1.0
         return [
             {"name": "vae", "params": vae_parameters, "lr_factor": 1.0},
-            {"name": "lgssm", "params": [self.A, self.B, self.C, self.a_0], "lr_factor": 1.0},
+            {"name": "lgssm", "params": [self.A, self.B, *emission, self.a_0], "lr_factor": 1.0},
             {"name": "alpha", "params": list(self.dynamics.parameters()), "lr_factor": warm},
             {"name": "heads", "params": list(self.heads.parameters()), "lr_factor": 1.0},
         ]

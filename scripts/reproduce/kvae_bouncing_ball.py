@@ -81,7 +81,7 @@ class Args:
     """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: KVAEConfig = field(default_factory=KVAEConfig)
     """The model."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=40))
     """How the main runs and the ablations are trained (each with its own seed)."""
 
 

@@ -3,12 +3,18 @@
 `reverie/PendulumDamped-v0`: 16x16 frames, sequences of 15, random torque; 500 training, 500 validation and 500 test
 sequences as in that paper, so that the numbers have the same data behind them (more would be easy to make; see
 --train-sequences). What the paper leaves open (time step, torque, start, renderer) is ours, so likelihoods compare
-between models on this renderer and not with the paper's; R² is free of scale. Stages go on where they were stopped:
+between models on this renderer and not with the paper's; R² is free of scale.
+
+Deviations from the KVAE paper, each of which R² needs: pixels are Bernoulli in training (grey levels as probabilities).
+With Gaussian pixels of a learned variance the reconstruction outweighs the dynamics by three orders of magnitude, and
+the code folds. `elbo-gaussian` is the bound of the trained model with Gaussian pixels about the same means and one
+variance fitted on training frames. One C = [I 0] is shared by K = 6 linear systems instead of two with a C of their
+own, so that z means the same everywhere. Stages go on where they were stopped:
 
   data        collect
   train       KVAE with convolutions and with an MLP, one run per seed
-  evaluate    ELBO and IWAE; R² of sine, cosine and angular velocity by least squares on smoothed, filtered and
-              imagined means, fitted on training sequences and scored on test sequences
+  evaluate    ELBO (Bernoulli and Gaussian) and IWAE; R² of sine, cosine and angular velocity by least squares on
+              smoothed, filtered and imagined means, fitted on training sequences and scored on test sequences
 
 Killed? Give the same line again.
 """
@@ -34,14 +40,19 @@ STEPS = (1, 5, 10, 20, 30, 40, 50)
 SEEDS = {"train": 1234, "validation": 4321, "test": 5678, "validation-long": 4322, "test-long": 5679}
 TARGETS = {"sin_angle": "sin", "cos_angle": "cos", "angular_velocity": "velocity"}
 STATE_NAMES = ("angle", "angular_velocity")
-PENDULUM = KVAEConfig(z_dim=3, num_mixtures=2, likelihood="gaussian")
+PENDULUM = KVAEConfig(z_dim=3, num_mixtures=6, emission="shared", channels=(16, 32))
 Stage = Literal["data", "train", "evaluate"]
 Network = Literal["kvae-cnn", "kvae-mlp"]
 
 # Lower bounds of Karl et al. 2017, table 1, and of Fraccaro et al. 2017, §5.2 (of which one does not know whether they
 # are per sequence), and R² of least squares on latent means, of Karl et al.
 REFERENCES = {
-    "paper": {"elbo/kvae-cnn": 810.08, "elbo/kvae-mlp": 807.02, "elbo/dvbf": 798.56, "elbo/dkf": 784.70},
+    "paper": {
+        "elbo-gaussian/kvae-cnn": 810.08,
+        "elbo-gaussian/kvae-mlp": 807.02,
+        "elbo-gaussian/dvbf": 798.56,
+        "elbo-gaussian/dkf": 784.70,
+    },
     "dvbf": {"r2/sin/smooth/kvae-cnn": 0.961, "r2/cos/smooth/kvae-cnn": 0.982, "r2/velocity/smooth/kvae-cnn": 0.916},
     "dkf": {"r2/sin/smooth/kvae-cnn": 0.929, "r2/cos/smooth/kvae-cnn": 0.979, "r2/velocity/smooth/kvae-cnn": 0.035},
 }
@@ -77,7 +88,7 @@ class Args:
     """Both networks' settings; `network` is set by --networks."""
     mlp_hidden: tuple[int, ...] = (128,)
     """Hidden units of the MLP's encoder and decoder; one layer of 128 is what DVBF has."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=400))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=300))
     """How every run is trained (each with its own seed)."""
 
 
@@ -153,6 +164,11 @@ class Pendulum(Experiment):
         for name, (estimate, chunk) in estimates.items():
             whole, per_frame = ev.bound(estimate, model, test, chunk=chunk, on_progress=show)
             metrics |= {name: whole, f"{name}_per_frame": per_frame}
+        std = gaussian_std(model, train, seeded(seed, 1, 0))
+        whole, per_frame = ev.bound(
+            lambda batch: gaussian_elbo(model, batch, std, generator), model, test, chunk=100, on_progress=show
+        )
+        metrics |= {"elbo-gaussian": whole, "elbo-gaussian_per_frame": per_frame, "gaussian-std": std}
         for belief in ("smooth", "filter"):
             probes[belief] = ev.fit_probe(model, train, STATE_NAMES, belief=belief, chunk=250, on_progress=show)
             scores = ev.probe_scores(
@@ -180,3 +196,30 @@ class Pendulum(Experiment):
             rows.append((key, *numbers, *published))
         ui.table(("measure", *self.args.networks, "paper", "DVBF"), rows, title="mean over seeds")
         self.write(REFERENCES, {"seeds of the data": SEEDS, "context": CONTEXT})
+
+
+def gaussian_std(model: Any, data: Any, generator: Any) -> float:
+    """Deviation of Gaussian pixels about the means of p(x | a), a ~ q(a | x): the likeliest for these frames."""
+    import numpy as np
+    import torch
+    from reverie.world_models import Batch
+    from reverie.world_models.distributions import normal_like
+
+    with torch.no_grad():
+        batch = Batch.from_numpy(data[np.arange(len(data))], model.spaces, next(model.parameters()).device)
+        mean, std = model.posterior_code(batch.frames)
+        expected = model.frame_distribution(mean + std * normal_like(mean, generator)).mean
+        return float((batch.frames - expected).square().mean().sqrt())
+
+
+def gaussian_elbo(model: Any, batch: Any, frame_std: float, generator: Any) -> Any:
+    """The ELBO (N,) with pixels N(mean of p(x | a), frame_std²) in place of Bernoulli ones."""
+    import torch
+    from reverie.world_models.distributions import gaussian_frames, normal_like
+
+    with torch.no_grad():
+        terms = model.loss(batch, generator=generator).terms
+        mean, std = model.posterior_code(batch.frames)
+        expected = model.frame_distribution(mean + std * normal_like(mean, generator)).mean
+        pixels = gaussian_frames(expected, torch.as_tensor(frame_std, dtype=expected.dtype), 3)
+        return (terms["evidence"] + terms["entropy"] + pixels.log_prob(batch.frames)).sum(-1)
