@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from reverie.envs.chipmunk import outline
 from reverie.envs.pymunk_engine import PymunkBall
 from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import ball_oracle
@@ -39,7 +40,7 @@ def pixels(position, velocity, length):
 def test_the_physics_is_pymunks():
     position, velocity = starts(100, seed=0)
     corners = np.array([[2.0, 2.0], [30.0, 2.0], [30.0, 30.0], [2.0, 30.0]])
-    engine = PymunkBall(corners, PARAMS.radius, PARAMS.dt)
+    engine = PymunkBall(outline(corners)[0, :, :4], PARAMS.radius, PARAMS.dt)
     bounced = 0
     for n in range(100):
         engine.reset(np.concatenate([position[n], velocity[n]]))

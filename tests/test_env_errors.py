@@ -68,6 +68,17 @@ BAD_OPTIONS = [
     ("reverie/BouncingBall-v0", {"goal": 16.0}, ValueError, "expected .x, y. that the centre"),
     ("reverie/BouncingBall-v0", {"radius": 14.0}, ValueError, "no room"),
     ("reverie/BouncingBall-v0", {"min_speed": 20.0}, ValueError, "min_speed <= max_speed"),
+    ("reverie/BouncingBall-v0", {"elasticity": 1.1}, ValueError, "elasticity is 1.1; expected at most 1"),
+    ("reverie/BouncingBall-v0", {"gravity": -1.0}, ValueError, "gravity is -1.0"),
+    ("reverie/BouncingBall-v0", {"room": ((2, 2), (30, 2))}, ValueError, "at least 3 corners"),
+    ("reverie/BouncingBall-v0", {"room": ((2, 2), (30, 2), (16, 4), (16, 30))}, ValueError, "no|convex"),
+    ("reverie/BouncingBall-v0", {"room": ((10, 14), (22, 14), (16, 20))}, ValueError, "does not hold a ball of radius"),
+    ("reverie/BouncingBallPolygon-v0", {"goal": (4.0, 25.0)}, ValueError, "3.0 inside of the room"),
+    ("reverie/BouncingBallPolygon-v0", {"variant": "circle"}, ValueError, "'box', 'gravity', 'polygon'"),
+    ("reverie/BouncingBallPong-v0", {"radius": 13.0}, ValueError, "no room for a ball of radius 13.0"),
+    ("reverie/BouncingBallPong-v0", {"paddle_length": 30.0}, ValueError, "paddles at 0.0 and 30.0 of length 30.0"),
+    ("reverie/BouncingBallPong-v0", {"max_shift": -1.0}, ValueError, "max_shift is -1.0"),
+    ("reverie/BouncingBallPong-v0", {"min_speed": 11.0}, ValueError, "min_speed <= max_speed"),
     ("reverie/LinearGaussian-v0", {"obs_type": "sound"}, ValueError, "'pixels' or 'measurement'"),
     ("reverie/LinearGaussian-v0", {"measurement_std": "0.1"}, ValueError, "positive"),
     ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "not negative"),
@@ -135,5 +146,11 @@ def test_bad_resets_are_refused():
         envs.reset(seed=[1, 2])
     with pytest.raises(ValueError, match="outside of"):
         gym.make("reverie/BouncingBall-v0").reset(options={"state": [1.0, 16.0, 0.0, 0.0]})
+    for state, message in [
+        ([16.0, 3.0, 0.0, 0.0, 16.0, 16.0], "between floor and roof"),
+        ([16.0, 16.0, 0.0, 0.0, 16.0, 31.0], "a paddle is outside"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            gym.make("reverie/BouncingBallPong-v0").reset(options={"state": state})
     with pytest.raises(ValueError, match=r"8\.0 rad/s"):
         gym.make("reverie/Pendulum-v0").reset(options={"state": [0.0, 9.0]})
