@@ -36,6 +36,7 @@ class Dynamics(ABC):
     action_space: spaces.Space
     state_names: tuple[str, ...]
     reward_range: tuple[float, float]
+    action_names: tuple[str, ...] = ()  # of discrete actions, or of the entries of continuous ones; for people
     noise_dim: int = 0  # standard normals per transition; 0: deterministic
     observation_noise_dim: int = 0  # standard normals per observation
 

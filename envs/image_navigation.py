@@ -100,6 +100,7 @@ class ImageNavigationDynamics(Dynamics):
         super().__init__(params)
         self.observation_space = spaces.Box(0, 255, (params.size, params.size, 3), np.uint8)
         self.action_space = spaces.Discrete(len(ACTIONS))
+        self.action_names = ACTIONS
         self.maps = pictures.crops(params.maps, params.split, params.num_maps, params.map_size, params.zoom)
         self.blocked = layouts(params.places, params.obstacles, params.num_layouts)
 

@@ -13,6 +13,12 @@ from .dispatch import Verb, run_module, unknown
 
 VERBS = {
     "envs": Verb("reverie.scripts.envs", "the table of environments: id, frame, actions, state, task", "reverie envs"),
+    "preview": Verb(
+        "reverie.scripts.preview", "a short video of an environment", "reverie preview reverie/Pendulum-v0"
+    ),
+    "play": Verb(
+        "reverie.scripts.play", "steer an environment from the keyboard", "reverie play reverie/BouncingBallThrust-v0"
+    ),
     "collect": Verb(
         "reverie.scripts.collect",
         "rollouts of an environment to a dataset",
