@@ -103,6 +103,37 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             256,
             {"variant": "obstacles"},
         ),
+        EnvironmentSpec(
+            "reverie/MovingDigits-v0",
+            "reverie.envs.moving_digits:MovingDigitsEnv",
+            "reverie.envs.moving_digits:MovingDigitsVectorEnv",
+            "watch up to two handwritten digits move (actions have no effect)",
+            100,
+        ),
+        EnvironmentSpec(
+            "reverie/MovingDigitsAppear-v0",
+            "reverie.envs.moving_digits:MovingDigitsEnv",
+            "reverie.envs.moving_digits:MovingDigitsVectorEnv",
+            "the same, and digits appear and vanish",
+            100,
+            {"variant": "appear"},
+        ),
+        EnvironmentSpec(
+            "reverie/MovingDigitsTextured-v0",
+            "reverie.envs.moving_digits:MovingDigitsEnv",
+            "reverie.envs.moving_digits:MovingDigitsVectorEnv",
+            "the same over pieces of photographs",
+            100,
+            {"variant": "textured"},
+        ),
+        EnvironmentSpec(
+            "reverie/MovingDigitsPush-v0",
+            "reverie.envs.moving_digits:MovingDigitsEnv",
+            "reverie.envs.moving_digits:MovingDigitsVectorEnv",
+            "push one of the digits to the middle",
+            100,
+            {"variant": "push"},
+        ),
     )
 }
 

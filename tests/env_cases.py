@@ -76,6 +76,7 @@ CASES = [
     ("reverie/BouncingBallPong-v0", {"controlled": True}),
     ("reverie/LinearGaussian-v0", {"obs_type": "measurement"}),
     ("reverie/ImageNavigation-v0", {"size": 16, "map_size": 64, "stride": 4, "split": "test", "start": "random"}),
+    ("reverie/MovingDigitsAppear-v0", {"bounds": "canvas", "background": "textured", "max_digits": 3, "size": 72}),
     ("test/Toy-v0", {}),
 ]
 

@@ -91,6 +91,14 @@ BAD_OPTIONS = [
     ("reverie/ImageNavigation-v0", {"split": "validation"}, ValueError, "'train' or 'test'"),
     ("reverie/ImageNavigation-v0", {"zoom": (0.0, 1.0)}, ValueError, "0 < least <= greatest <= 1"),
     ("reverie/ImageNavigation-v0", {"maps": "no/such/folder"}, ValueError, "which is no folder"),
+    ("reverie/MovingDigits-v0", {"size": 40}, ValueError, "at least 48"),
+    ("reverie/MovingDigits-v0", {"min_digits": 3}, ValueError, "0 <= min_digits <= max_digits"),
+    ("reverie/MovingDigits-v0", {"max_digits": 0}, ValueError, "expected at least 1"),
+    ("reverie/MovingDigits-v0", {"max_digits": 2.0}, ValueError, "min_digits <= max_digits"),
+    ("reverie/MovingDigits-v0", {"birth": 1.5}, ValueError, "birth is 1.5; expected a share from 0 to 1"),
+    ("reverie/MovingDigits-v0", {"bounds": "frame"}, ValueError, "'inside' or 'canvas'"),
+    ("reverie/MovingDigits-v0", {"variant": "grey"}, ValueError, "'constant', 'appear', 'textured', 'push'"),
+    ("reverie/MovingDigitsTextured-v0", {"size": 161}, ValueError, "have 160 pixels, at most"),
     ("reverie/ImageNavigationObstacles-v0", {"stride": 20}, ValueError, "expected at least 3"),
 ]
 
