@@ -4,6 +4,7 @@
 #   make test      the test suite
 #   make lint      style check
 #   make results   rewrite the README's tables from results/
+#   make docs      rewrite docs/environments.md from the code, with pictures where one is missing
 #   make setup     the virtual environment only
 #   make clean     remove what was built (not data, runs or results)
 #
@@ -28,7 +29,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install -c constraints.txt $(TORCH)
 READY := $(VENV)/.ready
 
-.PHONY: help setup demo test lint results clean
+.PHONY: help setup demo test lint results docs clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -64,6 +65,10 @@ lint: $(READY)
 results: $(READY)
 	@echo "results: README tables from results/*.json"
 	$(PY) -m reverie.scripts.readme
+
+docs: $(READY)
+	@echo "docs: docs/environments.md from the code"
+	$(PY) -m reverie.scripts.gallery
 
 clean:
 	@echo "clean: virtual environment, caches, demo"
