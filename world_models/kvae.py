@@ -449,13 +449,16 @@ class KVAE(WorldModel):
         R = self.R.expand(*C.shape[:-2], *self.R.shape)
         return LinearGaussianPath(A=A, B=B, C=C, Q=Q, R=R, mean=state.mean, cov=state.cov)
 
-    def encode_context(self, frames, actions, mask, valid) -> None:
-        """Given its code, a step's posterior needs no other frame: q(a_t | x_t)."""
-        return None
+    def encode_context(self, frames, actions, mask, valid) -> Tensor:
+        """Mean and deviation of q(a_t | x_t), (*batch, T, 2 a): particles share what does not differ between them."""
+        return torch.cat(self.posterior_code(self._hide(frames, _combine(mask, valid))), -1)
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:
-        """a_t ~ q(a_t | x_t) with z integrated out: weight p(x_t | a_t) p(a_t | a_{<t}) / q(a_t | x_t)."""
-        mean, std = self.posterior_code(self._hide(frame, mask))
+        """a_t ~ q(a_t | x_t) with z integrated out: weight p(x_t | a_t) p(a_t | a_{<t}) / q(a_t | x_t).
+
+        Without a context the frame is encoded here.
+        """
+        mean, std = self.posterior_code(self._hide(frame, mask)) if context_t is None else context_t.chunk(2, -1)
         noise = normal_like(mean, generator)
         a = mean + std * noise
         C = self.matrices(predicted.alpha)[2]
