@@ -37,6 +37,7 @@ class Dynamics(ABC):
     state_names: tuple[str, ...]
     reward_range: tuple[float, float]
     action_names: tuple[str, ...] = ()  # of discrete actions, or of the entries of continuous ones; for people
+    reward_at_goal: bool = True  # whether each step at the goal earns the most; False: reaching it does, once
     noise_dim: int = 0  # standard normals per transition; 0: deterministic
     observation_noise_dim: int = 0  # standard normals per observation
 

@@ -3,49 +3,16 @@
 A policy acts for a batch of environments at once: ``reset(mask, rng)`` begins new episodes where ``mask`` is True, and
 ``act(obs, rng)`` maps observations ``(num, ...)`` to actions ``(num, *action_space.shape)``. None of them looks at what
 it sees, and all of them stay within the action space; time scales are in steps. What is random is drawn for the whole
-batch at once, so ``rng`` may also be an object that keeps one generator per episode.
+batch at once, so ``rng`` may also be an object that keeps one generator per episode. Scripted ones, which act on the
+truth, are told ``info`` by ``see`` before they act.
 """
 
 import math
-from abc import ABC, abstractmethod
 
 import numpy as np
 from gymnasium import spaces
 
-
-class Policy(ABC):
-    """Acts without a goal; ``action_space`` is that of one environment."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        if not isinstance(action_space, (spaces.Box, spaces.Discrete)):
-            raise ValueError(f"exploration policies act in Box and Discrete spaces, found {action_space}")
-        self.action_space = action_space
-
-    def reset(self, mask: np.ndarray, rng: np.random.Generator) -> None:  # noqa: B027
-        """Begin new episodes where ``mask``, bool ``(num,)``, is True; the first call has it True everywhere."""
-
-    @abstractmethod
-    def act(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Actions ``(num, *action_space.shape)`` for observations ``(num, ...)``."""
-
-    def _uniform(self, num: int, rng: np.random.Generator) -> np.ndarray:
-        space = self.action_space
-        if isinstance(space, spaces.Discrete):
-            return space.start + rng.integers(space.n, size=num)
-        return rng.uniform(space.low, space.high, size=(num, *space.shape)).astype(space.dtype)
-
-
-class BoxPolicy(Policy):
-    """A policy for continuous actions: signals in [−1, 1] are scaled to the space's bounds."""
-
-    def __init__(self, action_space: spaces.Space) -> None:
-        if not isinstance(action_space, spaces.Box):
-            raise ValueError(f"the policy {type(self).__name__} acts in Box spaces only, found {action_space}")
-        super().__init__(action_space)
-
-    def _scaled(self, signal: np.ndarray) -> np.ndarray:
-        low, high = self.action_space.low, self.action_space.high
-        return np.clip(low + 0.5 * (signal + 1.0) * (high - low), low, high).astype(self.action_space.dtype)
+from .policy_base import BoxPolicy, Policy
 
 
 class Zero(BoxPolicy):

@@ -29,7 +29,8 @@ class Policy(Protocol):
     """What `collect` asks of a policy, such as those of `policies.py`. `rng` has a generator for each of N episodes.
 
     A policy may have `settings`, a dictionary for JSON with at least "name" (default: the name of its class). They go
-    to the manifest, and a collection is only resumed by a policy with equal settings.
+    to the manifest, and a collection is only resumed by a policy with equal settings. One with a method `see(info)` is
+    told, before it acts, the info that came with the frames: a scripted policy may act on the truth.
     """
 
     def reset(self, mask: np.ndarray, rng: EpisodeGenerators) -> None:
@@ -134,10 +135,12 @@ def _rollout(vector, policy, seeds, rng, manifest, keep) -> list[dict[str, np.nd
     num, settings = vector.num_envs, manifest.policy
     obs, info = vector.reset(seed=seeds)
     policy.reset(np.ones(num, bool), rng)
+    see = getattr(policy, "see", lambda info: None)
     at_frames = [_frame_record(obs, info, num, manifest)]
     at_actions = []
     lengths = np.zeros(num, np.int64)  # 0: still running
     while not lengths[keep.start : keep.stop].all():
+        see(info)
         actions = _check_actions(policy.act(obs, rng), vector, settings)
         obs, rewards, terminated, truncated, info = vector.step(actions)
         at_frames.append(_frame_record(obs, info, num, manifest))
