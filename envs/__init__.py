@@ -134,6 +134,45 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             100,
             {"variant": "push"},
         ),
+        EnvironmentSpec(
+            "reverie/Maze3D-v0",
+            "reverie.envs.maze.maze3d:Maze3DEnv",
+            "reverie.envs.maze.maze3d:Maze3DVectorEnv",
+            "find the objects in a maze, seen in the first person",
+            450,
+        ),
+        EnvironmentSpec(
+            "reverie/MazeRotation-v0",
+            "reverie.envs.maze.maze3d:Maze3DEnv",
+            "reverie.envs.maze.maze3d:Maze3DVectorEnv",
+            "stand in a room and turn to a goal view",
+            80,
+            {"variant": "rotation"},
+        ),
+        EnvironmentSpec(
+            "reverie/MazeRoom-v0",
+            "reverie.envs.maze.maze3d:Maze3DEnv",
+            "reverie.envs.maze.maze3d:Maze3DVectorEnv",
+            "find the objects in a room",
+            300,
+            {"variant": "room"},
+        ),
+        EnvironmentSpec(
+            "reverie/MazeRooms-v0",
+            "reverie.envs.maze.maze3d:Maze3DEnv",
+            "reverie.envs.maze.maze3d:Maze3DVectorEnv",
+            "find the objects in rooms that corridors join",
+            450,
+            {"variant": "rooms"},
+        ),
+        EnvironmentSpec(
+            "reverie/MazeNavigation-v0",
+            "reverie.envs.maze.maze3d:Maze3DEnv",
+            "reverie.envs.maze.maze3d:Maze3DVectorEnv",
+            "walk through a maze to the place of a goal view",
+            450,
+            {"variant": "navigation"},
+        ),
     )
 }
 

@@ -12,6 +12,7 @@ import math
 import numpy as np
 from gymnasium import spaces
 
+from .maze.walkers import Explorer, Spinner, Walker
 from .policy_base import BoxPolicy, Policy
 
 
@@ -141,6 +142,9 @@ POLICIES: dict[str, type[Policy]] = {
     "poisson": Poisson,
     "drift": Drift,
     "swing": Swing,
+    "spinner": Spinner,
+    "walker": Walker,
+    "explorer": Explorer,
 }
 
 

@@ -47,11 +47,12 @@ def test_ten_thousand_steps_of_anything(name, options, actions):
     space, (low, high) = envs.single_action_space, envs.dynamics.reward_range
     policy, rng = POLICIES[envs.exploration_policy](space), np.random.default_rng(0)
     envs.action_space.seed(0)
-    obs, _ = envs.reset(seed=0)
+    obs, infos = envs.reset(seed=0)
     begun, seen = np.ones(num, dtype=bool), set()
     for step in range(steps):
         if actions == "scripted":
             policy.reset(begun, rng)
+            policy.see(infos)
             chosen = policy.act(obs, rng)
         else:
             chosen = envs.action_space.sample() if actions == "random" else adversarial(space, num, step)

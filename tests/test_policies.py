@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 from gymnasium import spaces
+from reverie.envs.maze.walkers import MazePolicy
 from reverie.envs.policies import POLICIES
 
 
-@pytest.mark.parametrize("policy_name", list(POLICIES))
+@pytest.mark.parametrize("policy_name", [name for name, kind in POLICIES.items() if not issubclass(kind, MazePolicy)])
 def test_policies_scale_to_the_space_and_begin_only_masked_episodes_anew(policy_name):
     space = spaces.Box(np.float32([-2.0, 0.0]), np.float32([2.0, 10.0]))
     policy = POLICIES[policy_name](space)
@@ -34,3 +35,6 @@ def test_policies_refuse_spaces_they_cannot_act_in():
         POLICIES["drift"](spaces.Discrete(3))
     with pytest.raises(ValueError, match="Box and Discrete"):
         POLICIES["uniform"](spaces.MultiBinary(3))
+    for space in (spaces.Discrete(3), spaces.Box(-1.0, 1.0, (2,))):
+        with pytest.raises(ValueError, match=r"Walker acts in the mazes' Discrete\(8\) only, found"):
+            POLICIES["walker"](space)

@@ -14,6 +14,7 @@ import pytest
 from reverie.envs import ENVIRONMENTS, shards
 from reverie.envs.dataset import Dataset
 from reverie.envs.manifest import FILE_NAME, read_manifest
+from reverie.envs.maze.walkers import MazePolicy
 from reverie.envs.policies import POLICIES
 from reverie.envs.rollouts import collect
 from reverie.envs.seeds import EpisodeGenerators, EpisodeSeeds
@@ -343,13 +344,20 @@ def test_our_environments_are_collected_alike_by_any_number(tmp_path, env_id):
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_named_policies_draw_per_episode(tmp_path, policy):
-    space = gym.spaces.Box(-1, 1, (2,), np.float32)
+    maze = issubclass(POLICIES[policy], MazePolicy)
+    space = gym.spaces.Discrete(8) if maze else gym.spaces.Box(-1, 1, (2,), np.float32)
+    told = {
+        "state": np.full((5, 6), 3.5),
+        "map": np.pad(np.zeros((5, 7, 7)), ((0, 0), (1, 1), (1, 1)), constant_values=1),
+    }
     together, alone = POLICIES[policy](space), POLICIES[policy](space)
     seeds, obs = EpisodeSeeds(1), np.zeros((5, 4, 4, 1), np.uint8)
     rng, own = seeds.policies(0, 5), seeds.policies(3, 1)
     together.reset(np.ones(5, bool), rng)
     alone.reset(np.ones(1, bool), own)
     for _ in range(6):
+        together.see(told)
+        alone.see({key: value[3:4] for key, value in told.items()})
         np.testing.assert_array_equal(together.act(obs, rng)[3], alone.act(obs[:1], own)[0])
 
 
