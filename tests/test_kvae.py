@@ -19,7 +19,8 @@ def make(**changes) -> KVAE:
     model = KVAE(dataclasses.replace(TINY, **changes), SPACES).double().eval()
     with torch.no_grad():  # away from the initial values, where A is the identity and C nearly zero
         model.A += 0.2 * torch.randn_like(model.A)
-        model.C += 0.7 * torch.randn_like(model.C)
+        if model.config.emission == "mixed":
+            model.C += 0.7 * torch.randn_like(model.C)
         model.B += 0.5 * torch.randn_like(model.B)
         model.a_0 += 0.3
     return model
@@ -285,6 +286,7 @@ def test_the_papers_decoder_is_there():
         ({"emission_variance": 0.0}, "emission_variance must be positive"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\)"),
         ({"network": "resnet"}, "network must be one of"),
+        ({"emission": "shared", "z_dim": 1}, "z_dim must be at least a_dim"),
         ({"dynamics_network": "gru"}, "dynamics_network must be one of"),
     ],
 )
@@ -306,3 +308,22 @@ def test_reward_comes_in_the_worlds_units():
     raw = model.heads.reward(model._features(state), torch.zeros(4, 2))
     torch.testing.assert_close(model.reward(state, torch.zeros(4, 2)), -8.0 + 3.0 * raw)
     assert math.isfinite(float(model.continues(state).detach().sum()))
+
+
+def test_particles_that_share_an_encoding_are_those_that_encode_themselves():
+    model = make()
+    frames, actions = sequences()
+    context = model.encode_context(frames, actions, None, None)
+    predicted = model.initial_state((3,))
+    shared = model.propose(predicted, frames[:, 4], context[:, 4], generator=torch.Generator().manual_seed(0))
+    alone = model.propose(predicted, frames[:, 4], None, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(shared.log_weight, alone.log_weight)
+    torch.testing.assert_close(shared.state.tensors(), alone.state.tensors())
+
+
+def test_a_shared_emission_reads_the_first_entries_of_z():
+    model = make(emission="shared")
+    frames, actions = sequences()
+    states = model.smooth(frames, actions, sample=False)
+    torch.testing.assert_close(states.code, states.mean[..., :2])
+    assert "C" not in dict(model.named_parameters())
