@@ -69,13 +69,14 @@ def film(env: gymnasium.Env, *, draws: bool, steps: int, seed: int, policy: str 
     if name not in POLICIES:
         raise ValueError(unknown("policy", name, POLICIES))
     actor, rng, every = POLICIES[name](env.action_space), np.random.default_rng(seed), np.ones(1, dtype=bool)
-    obs, _ = env.reset(seed=seed)
+    obs, info = env.reset(seed=seed)
     actor.reset(every, rng)
     observed, drawn = [obs], [env.render()] if draws else []
     for _ in range(steps):
-        obs, _, terminated, truncated, _ = env.step(actor.act(obs[None], rng)[0])
+        actor.see({key: np.asarray(value)[None] for key, value in info.items()})
+        obs, _, terminated, truncated, info = env.step(actor.act(obs[None], rng)[0])
         if terminated or truncated:
-            obs, _ = env.reset()
+            obs, info = env.reset()
             actor.reset(every, rng)
         observed.append(obs)
         if draws:

@@ -203,7 +203,7 @@ class Maze3DEnv(PixelEnv):
     ``split="train"``. The last four stand in for the Labyrinth experiments of GTM-SM (Fraccaro et al. 2018).
 
     ## Action Space
-    ``Discrete(8)``: 0 forward, 1 backward, 2 step left, 3 step right, 4 turn left, 5 turn right, 6 forward and turn
+    ``Discrete(8)``: 0 forward, 1 backward, 2 strafe left, 3 strafe right, 4 turn left, 5 turn right, 6 forward and turn
     left, 7 forward and turn right. (The paper has eight actions and does not name them.) An action pushes for 0.1 s:
     there is inertia, friction and a top speed of 2 m/s, and a whole turn takes 41 steps at the top turn rate. One
     slides along walls. In ``MazeRotation`` actions only turn.

@@ -20,8 +20,8 @@ FELT = ("moved_forward", "moved_left", "turned", "touched")
 ACTIONS = (
     "forward",
     "backward",
-    "step left",
-    "step right",
+    "strafe left",
+    "strafe right",
     "turn left",
     "turn right",
     "forward and turn left",
