@@ -10,6 +10,7 @@ A planner of your own joins `PLANNERS` with `register("name", MyPlanner)`.
 from .base import Plan, Planner
 from .cem import CEM
 from .dream_env import DreamEnv
+from .image_extractor import SmallImageExtractor
 from .lqg import LQG
 from .mpc_agent import MPCAgent, PlanningPolicy
 from .mppi import MPPI
@@ -52,6 +53,7 @@ __all__ = [
     "Planner",
     "PlanningPolicy",
     "QuadraticCost",
+    "SmallImageExtractor",
     "WeightedSum",
     "register",
 ]

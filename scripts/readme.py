@@ -48,6 +48,7 @@ TRUTH = {"sin": "sin of the angle", "cos": "cos", "velocity": "angular velocity"
 NETWORKS = {"kvae-cnn": "KVAE, convolutions", "kvae-mlp": "KVAE, MLP", "dvbf": "DVBF", "dkf": "DKF"}
 
 
+SB3_TASKS = {"pendulum": "swing-up", "ball-to-goal": "ball to goal", "image-navigation": "image navigation"}
 BALL_VALIDATION = "kvae-bouncing-ball-validation"
 
 
@@ -80,6 +81,8 @@ TABLES = {
     "pendulum-elbo": Table("kvae-pendulum", "elbo/{row}", "test ELBO, nats", NETWORKS, references=("paper",), digits=4),
     "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up", columns=PLANNING),
     "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal", columns=PLANNING),
+    "sb3": Table("sb3", "return/{row}/{column}", "mean return", SB3_TASKS, {"ppo": "PPO", "random": "random actions"}),
+    "sb3-curve": Table("sb3", "curve/{row}/{column}", "return after % of the run", SB3_TASKS),
     "ball-tracking": Table("ball-tracking", "rmse_m/air/{row}/{column}", "error in m, ball in air"),
     "ball-tracking-coverage": Table("ball-tracking", "coverage_95/air/{row}/{column}", "inside the 95 % region"),
     "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),

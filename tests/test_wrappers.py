@@ -26,6 +26,7 @@ PAIRS = {
 SINGLE = {name: (single, options) for name, (single, _, options) in PAIRS.items()} | {
     "goal frame": (w.GoalConditioned, {}),
     "goal frame, dense": (w.GoalConditioned, {"dense": True}),
+    "goal channels": (w.GoalChannels, {}),
     "repeat": (w.RepeatAction, {"num_repeats": 3}),
 }
 
@@ -178,6 +179,16 @@ def test_goals_and_their_rewards(entries, dense):
     assert 0 <= infos[0]["task_reward"] <= 1
 
 
+def test_the_goal_is_shown_behind_the_frames():
+    env = w.GoalChannels(w.FrameStack(gym.make(BALL, goal=None), 2))
+    stacked = play(w.FrameStack(gym.make(BALL, goal=None), 2), 5)
+    found = play(env, 5)
+    assert env.observation_space.shape == (32, 32, 3)
+    for a, b in zip(found, stacked, strict=True):
+        np.testing.assert_array_equal(a[0][..., :2], b[0])
+        np.testing.assert_array_equal(a[0][..., 2:], stacked[0][1]["goal_frame"])
+
+
 def test_angles_are_compared_the_short_way_round():
     env = w.GoalConditioned(gym.make(PENDULUM), entries=("angle",), dense=True)
     assert env.compute_reward(np.array([3.1]), np.array([-3.1]), None) == pytest.approx(-(2 * np.pi - 6.2))
@@ -218,6 +229,7 @@ class Broken(gym.Env):
         (lambda: w.StateObservation(Broken()), "no `dynamics`"),
         (lambda: w.GoalConditioned(gym.make(BALL), entries=("z",)), r"entries are \['z'\]; expected some of x, y"),
         (lambda: w.GoalConditioned(gym.make(BALL), tolerance=-1), "tolerance is -1"),
+        (lambda: w.GoalChannels(Broken()), "GoalChannels works on images"),
         (lambda: w.RecordEpisodes(Broken(), "videos"), "no image; make it with render_mode='rgb_array'"),
         (lambda: w.GoalConditioned(w.PixelsOnly(gym.make("test/Toy-v0")), entries=("y",)), "expected some of x"),
     ],

@@ -11,7 +11,7 @@ wraps a single environment reset with the same seed. Two are Gymnasium's own, gi
 from gymnasium.wrappers import FrameStackObservation, RepeatAction
 
 from .corruption import FrameDrop, Occlusion, VectorFrameDrop, VectorOcclusion
-from .goals import GoalConditioned
+from .goals import GoalChannels, GoalConditioned
 from .stack import FrameStack, VectorFrameStack
 from .video import RecordEpisodes
 from .views import PixelsOnly, StateObservation, VectorPixelsOnly, VectorStateObservation
@@ -20,6 +20,7 @@ __all__ = [
     "FrameDrop",
     "FrameStack",
     "FrameStackObservation",
+    "GoalChannels",
     "GoalConditioned",
     "Occlusion",
     "PixelsOnly",

@@ -93,3 +93,37 @@ class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
     def _observe(self, obs: np.ndarray, info: dict[str, Any]) -> dict[str, np.ndarray]:
         achieved = obs.copy() if self._columns is None else info["state"][self._columns]
         return {"observation": obs, "achieved_goal": achieved, "desired_goal": self._desired.copy()}
+
+
+class GoalChannels(gym.Wrapper, RecordConstructorArgs):
+    """Shows the goal: ``info["goal_frame"]`` of the reset behind the frame's own channels, uint8 ``(H, W, n + C)``.
+
+    Around ``FrameStack`` the goal is shown once. Without it, an agent in a world whose goal differs between episodes
+    cannot know what to look for.
+
+    Raises:
+        ValueError: for observations that are no images, or an environment that tells no goal frame.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        super().__init__(env)
+        space, frame = env.observation_space, env.unwrapped.observation_space
+        if not (isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8):
+            raise ValueError(f"GoalChannels works on images, a Box of uint8 with shape (H, W, C); found {space}")
+        channels = space.shape[2] + frame.shape[2]
+        self.observation_space = spaces.Box(0, 255, (*space.shape[:2], channels), np.uint8)
+        self._goal: np.ndarray | None = None
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        if "goal_frame" not in info:
+            raise ValueError(f"{self.env} tells no goal_frame at reset; use a world that has a goal")
+        self._goal = info["goal_frame"]
+        return np.concatenate([obs, self._goal], axis=-1), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        return np.concatenate([obs, self._goal], axis=-1), reward, terminated, truncated, info

@@ -35,6 +35,12 @@ EXPERIMENTS = {
         "20 min",
         "plan-bouncing-ball",
     ),
+    "sb3": Entry(
+        "reverie.scripts.reproduce.sb3",
+        "stable-baselines3's PPO on three tasks from stacked frames, three seeds",
+        "3 h",
+        "sb3",
+    ),
 }
 
 
