@@ -15,7 +15,8 @@ view will do: `expand` costs nothing, however large the state is.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
+from functools import cache
 from typing import Self
 
 import torch
@@ -41,47 +42,45 @@ class State:
     """
 
     def __post_init__(self) -> None:
-        shapes = {}
-        for item in fields(self):
-            value, rank = getattr(self, item.name), item.metadata["event_rank"]
+        shapes = []
+        for name, rank in _layout(type(self)):
+            value = getattr(self, name)
             if rank is None:
-                shapes[item.name] = value.batch_shape
+                shapes.append(value.batch_shape)
             elif value.ndim < rank:
                 raise ValueError(
-                    f"{type(self).__name__}.{item.name} needs at least {rank} axes (its event), "
+                    f"{type(self).__name__}.{name} needs at least {rank} axes (its event), "
                     f"found shape {tuple(value.shape)}"
                 )
             else:
-                shapes[item.name] = value.shape[: value.ndim - rank]
-        if len({tuple(shape) for shape in shapes.values()}) > 1:
-            found = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+                shapes.append(value.shape[: value.ndim - rank])
+        if any(shape != shapes[0] for shape in shapes):
+            names = [name for name, _ in _layout(type(self))]
+            found = ", ".join(f"{name} {tuple(shape)}" for name, shape in zip(names, shapes, strict=True))
             raise ValueError(f"the fields of {type(self).__name__} must share one batch shape, found {found}")
 
     @property
     def batch_shape(self) -> torch.Size:
         """The leading axes that all fields share."""
-        item = fields(self)[0]
-        value, rank = getattr(self, item.name), item.metadata["event_rank"]
+        name, rank = _layout(type(self))[0]
+        value = getattr(self, name)
         return value.batch_shape if rank is None else value.shape[: value.ndim - rank]
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor leaf by name; leaves of nested states are called `outer.inner`."""
         leaves = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
+        for name, _ in _layout(type(self)):
+            value = getattr(self, name)
             if isinstance(value, State):
-                leaves |= {f"{item.name}.{name}": leaf for name, leaf in value.tensors().items()}
+                leaves |= {f"{name}.{inner}": leaf for inner, leaf in value.tensors().items()}
             else:
-                leaves[item.name] = value
+                leaves[name] = value
         return leaves
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor leaf."""
-        changes = {}
-        for item in fields(self):
-            value = getattr(self, item.name)
-            changes[item.name] = value.map(function) if isinstance(value, State) else function(value)
-        return replace(self, **changes)
+        values = [getattr(self, name) for name, _ in _layout(type(self))]
+        return type(self)(*(value.map(function) if isinstance(value, State) else function(value) for value in values))
 
     def expand(self, n: int) -> Self:
         """Add an axis of `n` candidates behind the batch axes, as a view: (*batch, ...) -> (*batch, n, ...)."""
@@ -141,16 +140,21 @@ class State:
             raise ValueError("State.stack needs at least one state, found none")
         first = states[0]
         axis = len(first.batch_shape)
-        changes = {}
-        for item in fields(first):
-            values = [getattr(state, item.name) for state in states]
-            nested_field = item.metadata["event_rank"] is None
-            changes[item.name] = State.stack(values) if nested_field else torch.stack(values, dim=axis)
-        return replace(first, **changes)
+        stacked = []
+        for name, rank in _layout(type(first)):
+            values = [getattr(state, name) for state in states]
+            stacked.append(State.stack(values) if rank is None else torch.stack(values, dim=axis))
+        return type(first)(*stacked)
 
     def _zip(self, other: Self, function: Callable[[Tensor, Tensor], Tensor]) -> Self:
-        changes = {}
-        for item in fields(self):
-            ours, theirs = getattr(self, item.name), getattr(other, item.name)
-            changes[item.name] = ours._zip(theirs, function) if isinstance(ours, State) else function(ours, theirs)
-        return replace(self, **changes)
+        changes = []
+        for name, _ in _layout(type(self)):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            changes.append(ours._zip(theirs, function) if isinstance(ours, State) else function(ours, theirs))
+        return type(self)(*changes)
+
+
+@cache
+def _layout(kind: type[State]) -> tuple[tuple[str, int | None], ...]:
+    """(name, event rank) of each field; states are built at every step of every loop, so this is looked up once."""
+    return tuple((item.name, item.metadata["event_rank"]) for item in fields(kind))
