@@ -82,6 +82,13 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             100,
         ),
         EnvironmentSpec(
+            "reverie/BouncingBalls-v0",
+            "reverie.envs.bouncing_balls:BouncingBallsEnv",
+            "reverie.envs.bouncing_balls:BouncingBallsVectorEnv",
+            "bring a ball to a goal among others that hit and hide it",
+            100,
+        ),
+        EnvironmentSpec(
             "reverie/LinearGaussian-v0",
             "reverie.envs.linear_gaussian:LinearGaussianEnv",
             "reverie.envs.linear_gaussian:LinearGaussianVectorEnv",

@@ -74,6 +74,18 @@ def boxes(frames: np.ndarray, low: np.ndarray, high: np.ndarray, colours: ArrayL
     _boxes(frames, _full(low, (*shape, 2)), _full(high, (*shape, 2)), _full(colours, (*shape, frames.shape[3])))
 
 
+def visible_shares(height: int, width: int, centres: np.ndarray, radii: ArrayLike) -> np.ndarray:
+    """Share of each disc's area that shows when ``discs`` draws them, ``(num, shapes)`` in [0, 1].
+
+    What lies outside of a frame of ``height`` times ``width`` pixels, or under the discs drawn later, does not show. A
+    disc with a negative radius is none, and its share is 0. Arguments as for ``discs``.
+    """
+    shape = centres.shape[:2]
+    shares = np.zeros(shape)
+    _visible_shares(height, width, _full(centres, (*shape, 2)), _full(radii, shape), shares)
+    return shares
+
+
 def _full(values: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     # one memory layout for every caller, so that each kernel is compiled once
     full = np.empty(shape)
@@ -166,3 +178,32 @@ def _boxes(frames, low, high, colours):
                     coverage = share * (min(right, column + 1.0) - max(left, float(column)))
                     if share > 0.0 and coverage > 0.0:
                         _blend(frames, colours, n, k, row, column, coverage)
+
+
+@njit(cache=True)
+def _visible_shares(height, width, centres, radii, shares):
+    shapes = centres.shape[1]
+    over = np.empty(shapes, np.int64)  # shapes that may lie over this one
+    for n in range(centres.shape[0]):
+        for k in range(shapes):
+            x, y, radius = centres[n, k, 0], centres[n, k, 1], radii[n, k]
+            if radius < 0.0:
+                continue
+            count = 0
+            for j in range(k + 1, shapes):
+                reach = radius + radii[n, j] + 2.0
+                if radii[n, j] >= 0.0 and (centres[n, j, 0] - x) ** 2 + (centres[n, j, 1] - y) ** 2 < reach * reach:
+                    over[count] = j
+                    count += 1
+            whole, seen = 0.0, 0.0
+            for row in range(math.floor(y - radius - 1.0), math.floor(y + radius + 1.0) + 1):
+                for column in range(math.floor(x - radius - 1.0), math.floor(x + radius + 1.0) + 1):
+                    squared = (column + 0.5 - x) ** 2 + (row + 0.5 - y) ** 2
+                    coverage = _covered(squared, radius, False)
+                    whole += coverage
+                    if coverage > 0.0 and 0 <= row < height and 0 <= column < width:
+                        for i in range(count):
+                            off_x, off_y = column + 0.5 - centres[n, over[i], 0], row + 0.5 - centres[n, over[i], 1]
+                            coverage *= 1.0 - _covered(off_x * off_x + off_y * off_y, radii[n, over[i]], False)
+                        seen += coverage
+            shares[n, k] = seen / whole if whole > 0.0 else 0.0

@@ -74,6 +74,11 @@ CASES = [
     ("reverie/BouncingBallPolygon-v0", {"controlled": True, "goal": None, "draw_walls": True}),
     ("reverie/BouncingBallPong-v0", {"physics": "pymunk", "frames": "binary", "draw_walls": True}),
     ("reverie/BouncingBallPong-v0", {"controlled": True}),
+    (
+        "reverie/BouncingBalls-v0",
+        {"controlled": False, "min_balls": 3, "layers": 3, "margin": 2.0, "max_radius": 3.0, "size": 48},
+    ),
+    ("reverie/BouncingBalls-v0", {"physics": "pymunk", "min_balls": 4}),
     ("reverie/LinearGaussian-v0", {"obs_type": "measurement"}),
     ("reverie/ImageNavigation-v0", {"size": 16, "map_size": 64, "stride": 4, "split": "test", "start": "random"}),
     ("reverie/MovingDigitsAppear-v0", {"bounds": "canvas", "background": "textured", "max_digits": 3, "size": 72}),
