@@ -88,7 +88,9 @@ TABLES = {
     "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),
     "kalman-ratio": Table("bench-kalman", "ratio/{column}/{row}", "times as fast as"),
     "kalman-gradient": Table("bench-kalman", "grad_ratio/{column}/{row}", "value and gradient, times as fast as"),
-    "envs": Table("bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised"}),
+    "envs": Table(
+        "bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised", "peer": "peer"}
+    ),
     "planners": Table("bench-planners", "plans_per_s/{row}", "plans/s"),
     "train": Table(
         "bench-train", "{column}/{row}", "training", columns=TRAINING, references=("public TensorFlow code",)

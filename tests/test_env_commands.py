@@ -1,8 +1,11 @@
 """`reverie envs` and `reverie bench envs`."""
 
+import sys
+
 import pytest
 from reverie.envs import ENVIRONMENTS
 from reverie.scripts import cli
+from reverie.scripts.bench.envs import CLASSIC
 from reverie.scripts.results import read_result
 
 
@@ -29,12 +32,31 @@ def test_unknown_environment_gets_the_nearest_name(capsys):
 
 def test_bench_writes_every_key(tmp_path, capsys):
     path = tmp_path / "bench.json"
-    assert cli.main(["bench", "envs", "--seconds", "0.05", "--num-envs", "4", "--json", str(path)]) == 0
+    small = ("--seconds", "0.01", "--num-envs", "2", "--memory-steps", "8", "--json", str(path))
+    assert cli.main(["bench", "envs", *small, "--peers", *CLASSIC]) == 0
     metrics = {key: value["mean"] for key, value in read_result(path)["metrics"].items()}
     for name in ENVIRONMENTS:
         short = name.removeprefix("reverie/")
         assert metrics[f"single/{short}"] > 0 and metrics[f"vector/{short}"] > 0
-    expected = metrics["single/Pendulum-v0"] / metrics["single/gymnasium-pendulum"]
+        assert abs(metrics[f"memory_growth_mib/{short}"]) < 20
+    expected = metrics["single/Pendulum-v0"] / metrics["peer/gymnasium-pendulum"]
     assert metrics["ratio/gymnasium-pendulum/single"] == pytest.approx(expected)
-    assert metrics["single/gymnasium-pendulum-500x500"] > 0
+    assert metrics["peer/gymnasium-pendulum-500x500"] > 0 and metrics["peer/gymnasium-cartpole-400x600"] > 0
     assert "frames/s" in capsys.readouterr().out
+
+
+def test_bench_leaves_out_a_peer_that_is_not_there_and_says_so(tmp_path, capsys):
+    path, peer = tmp_path / "bench.json", "memory-maze-64x64"
+    line = ["bench", "envs", "--seconds", "0.01", "--num-envs", "2", "--memory-steps", "0", "--json", str(path)]
+    line += ["--envs", "Pendulum-v0", "--peers", peer, "--peer-python", sys.executable]
+    assert cli.main(line) == 0
+    assert set(read_result(path)["metrics"]) == {"single/Pendulum-v0", "vector/Pendulum-v0"}
+    assert f"{peer} did not run under" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"), [(["--envs", "Pendulm-v0"], "did you mean Pendulum-v0"), (["--peers", "doom"], "unknown peer")]
+)
+def test_mistakes_of_bench(more, message, capsys):
+    assert cli.main(["bench", "envs", *more]) == 2
+    assert message in capsys.readouterr().err

@@ -19,8 +19,8 @@ BENCHES = {
     ),
     "envs": Entry(
         "reverie.scripts.bench.envs",
-        "frames per second of each environment, single and vectorised",
-        "1 min",
+        "frames per second of each environment, single and vectorised, beside MiniWorld and Gymnasium",
+        "5 min",
         "bench-envs",
     ),
     "planners": Entry(

@@ -1,11 +1,14 @@
-"""Frames per second of each environment, stepping and drawing included, beside Gymnasium's own Pendulum from pixels.
+"""Frames per second of each environment, stepping and drawing included, beside what else there is, in the same run.
 
-Ours give 32x32 frames (the damped pendulum 16x16), one environment at a time through ``gym.make`` with its wrappers,
-and many through ``gym.make_vec``; episodes that end begin anew within the measurement. The peer is what one has without
-this project: Gymnasium's Pendulum-v1, rendered and brought to 32x32 by averaging blocks of pixels, which is about the
-cheapest way to do it well. Everything runs in one process on one core; the best repetition counts, on both sides.
+Ours run one environment at a time through ``gym.make`` with its wrappers, and many through ``gym.make_vec``; episodes
+that end begin anew within the measurement; the best repetition counts, on all sides. The peers are Gymnasium's
+classic-control pictures (Pendulum-v1 also brought to 32x32 by averaging blocks of pixels, about the cheapest way to do
+it well), MiniWorld at 64x64 with software or hardware OpenGL, and Memory Maze where it is installed; the last two run
+in the interpreter that has the peers (`pip install "reverie[bench]"`). Then each of ours goes on for a million steps,
+in which the process must not grow.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,9 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from .. import ui
+from ..dispatch import unknown
 from ..results import result_path, write_result
+from .envs_peers import PEERS, measure_peer
+from .kalman import peer_python
 
-PEER = "gymnasium-pendulum"
+PENDULUM, CART_POLE = "gymnasium-pendulum", "gymnasium-cartpole-400x600"
+CLASSIC = (PENDULUM, f"{PENDULUM}-500x500", CART_POLE)
+RATIOS = {PENDULUM: "Pendulum-v0", "miniworld-maze-64x64": "Maze3D-v0"}  # peer -> the world of ours beside it
 REPETITIONS = 5
 
 
@@ -28,29 +36,47 @@ class Args:
     """Environments in a vector."""
     seconds: float = 2.0
     """How long each measurement takes, in five repetitions of which the best counts."""
+    memory_steps: int = 1_000_000
+    """Steps in which the growth of memory is measured, per environment; 0 for none."""
+    envs: tuple[str, ...] = ()
+    """Only these environments (NAME-v0)."""
+    peers: tuple[str, ...] = (*CLASSIC, *PEERS)
+    """Peers to measure; one that is not installed is said so and left out."""
+    peer_python: Path | None = None
+    """Interpreter that has MiniWorld and Memory Maze; by default .venv-bench/bin/python, else this one."""
     json: Path = result_path("bench-envs")
     """Where the result goes."""
 
 
 def main(args: Args) -> None:
     """Measure, print a table and write the result file."""
-    from reverie.envs import ENVIRONMENTS
-
     start = time.perf_counter()
-    metrics: dict[str, float] = {}
-    with ui.progress("bench envs", 2 * len(ENVIRONMENTS) + 2) as advance:
-        for name in ENVIRONMENTS:
-            short = name.removeprefix("reverie/")
+    names, metrics = _chosen(args), {}
+    python = peer_python(args.peer_python)
+    with ui.progress("bench envs", (3 if args.memory_steps else 2) * len(names) + len(args.peers)) as advance:
+        for short in names:
+            name = f"reverie/{short}"
             metrics[f"single/{short}"] = frames_per_s(single_step(name), 1, args.seconds)
             advance()
             metrics[f"vector/{short}"] = frames_per_s(vector_step(name, args.num_envs), args.num_envs, args.seconds)
             advance()
-        metrics[f"single/{PEER}"] = frames_per_s(peer_step(resized=True), 1, args.seconds)
-        advance()
-        metrics[f"single/{PEER}-500x500"] = frames_per_s(peer_step(resized=False), 1, args.seconds)
-        advance()
-    for mode in ("single", "vector"):
-        metrics[f"ratio/{PEER}/{mode}"] = metrics[f"{mode}/Pendulum-v0"] / metrics[f"single/{PEER}"]
+        for peer in args.peers:
+            try:
+                metrics[f"peer/{peer}"] = (
+                    frames_per_s(classic_step(peer), 1, args.seconds)
+                    if peer in CLASSIC
+                    else measure_peer(python, peer, args.seconds)
+                )
+            except RuntimeError as error:
+                ui.say(f"{error}; left out")
+            advance()
+        for short in names if args.memory_steps else ():
+            metrics[f"memory_growth_mib/{short}"] = memory_growth(f"reverie/{short}", args.num_envs, args.memory_steps)
+            advance()
+    for peer, short in RATIOS.items():
+        if {f"peer/{peer}", f"single/{short}"} <= metrics.keys():
+            for mode in ("single", "vector"):
+                metrics[f"ratio/{peer}/{mode}"] = metrics[f"{mode}/{short}"] / metrics[f"peer/{peer}"]
     write_result(
         args.json,
         name="bench-envs",
@@ -59,11 +85,41 @@ def main(args: Args) -> None:
         metrics=metrics,
         seconds=time.perf_counter() - start,
     )
-    names = list(dict.fromkeys(key.split("/", 1)[1] for key in metrics if not key.startswith("ratio/")))
-    rows = [(name, _round(metrics.get(f"single/{name}")), _round(metrics.get(f"vector/{name}"))) for name in names]
-    ui.table(("frames/s", "single", f"vector of {args.num_envs}"), rows)
-    ratios = (metrics[f"ratio/{PEER}/{mode}"] for mode in ("single", "vector"))
-    ui.say("Pendulum-v0 over Gymnasium's from pixels: single {:.0f}x, vector {:.0f}x".format(*ratios))
+    columns = ("single", "vector", "peer", "memory_growth_mib")
+    rows = [(name, *(_round(metrics.get(f"{column}/{name}")) for column in columns)) for name in (*names, *args.peers)]
+    ui.table(("frames/s", "single", f"vector of {args.num_envs}", "peer", "MiB grown"), rows)
+    for peer, short in RATIOS.items():
+        if f"ratio/{peer}/single" in metrics:
+            ratios = (metrics[f"ratio/{peer}/{mode}"] for mode in ("single", "vector"))
+            ui.say(f"{short} over {peer}: single {{:.1f}}x, vector {{:.1f}}x".format(*ratios))
+
+
+def _chosen(args: Args) -> list[str]:
+    from reverie.envs import ENVIRONMENTS
+
+    known = [name.removeprefix("reverie/") for name in ENVIRONMENTS]
+    for name in args.envs:
+        if name.removeprefix("reverie/") not in known:
+            raise ValueError(unknown("environment", name, known))
+    for peer in args.peers:
+        if peer not in (*CLASSIC, *PEERS):
+            raise ValueError(unknown("peer", peer, (*CLASSIC, *PEERS)))
+    return [name for name in known if not args.envs or name in {n.removeprefix("reverie/") for n in args.envs}]
+
+
+def memory_growth(name: str, num_envs: int, steps: int) -> float:
+    """MiB by which the process has grown after so many steps of a vector, the first tenth not counted."""
+    import psutil
+
+    step, process = vector_step(name, num_envs), psutil.Process()
+    calls, before = max(2, -(-steps // num_envs)), 0
+    for call in range(calls):
+        if call == max(1, calls // 10):
+            gc.collect()
+            before = process.memory_info().rss
+        step()
+    gc.collect()
+    return (process.memory_info().rss - before) / 2**20
 
 
 def frames_per_s(step: Callable[[], None], frames: int, seconds: float) -> float:
@@ -105,20 +161,20 @@ def vector_step(name: str, num_envs: int) -> Callable[[], None]:
     return lambda: envs.step(next(actions))
 
 
-def peer_step(*, resized: bool) -> Callable[[], None]:
-    """One step of Gymnasium's Pendulum with its picture, 500x500 or brought to 32x32 grey."""
+def classic_step(peer: str) -> Callable[[], np.ndarray]:
+    """One step of a classic-control environment of Gymnasium with its picture, large or brought to 32x32 grey."""
     import gymnasium
 
-    env = gymnasium.make("Pendulum-v1", render_mode="rgb_array")
+    env = gymnasium.make("CartPole-v1" if peer == CART_POLE else "Pendulum-v1", render_mode="rgb_array")
     env.reset(seed=0)
     actions = iter_actions(env.action_space)
 
     def step() -> np.ndarray:
-        truncated = env.step(next(actions))[3]
-        if truncated:
+        _, _, terminated, truncated, _ = env.step(next(actions))
+        if terminated or truncated:
             env.reset()
         frame = env.render()
-        if not resized:
+        if peer != PENDULUM:
             return frame
         middle = frame[10:490, 10:490].reshape(32, 15, 32, 45)  # 15 pixels of 3 colours along each row of a block
         return middle.mean(axis=(1, 3)).astype(np.uint8)
