@@ -88,6 +88,34 @@ BAD_OPTIONS = [
     ("reverie/BouncingBalls-v0", {"layers": 0}, ValueError, "layers is 0"),
     ("reverie/BouncingBalls-v0", {"margin": -1.0}, ValueError, "margin is -1.0"),
     ("reverie/BouncingBalls-v0", {"physics": "box2d"}, ValueError, "'exact' or 'pymunk'"),
+    ("reverie/Maze3D-v0", {"size": 8}, ValueError, "at least 16"),
+    ("reverie/Maze3D-v0", {"size": 512}, ValueError, "16 to 256"),
+    ("reverie/Maze3D-v0", {"kind": "cave"}, ValueError, "'room' or 'rooms' or 'maze'"),
+    ("reverie/Maze3D-v0", {"cells": 12}, ValueError, "a maze needs an odd number, such as 13"),
+    ("reverie/Maze3D-v0", {"cells": 3}, ValueError, "cells is 3; expected a whole number, 6 to 63"),
+    ("reverie/MazeRooms-v0", {"rooms": 0}, ValueError, "rooms is 0; expected a whole number, 1 to 64"),
+    ("reverie/MazeRooms-v0", {"rooms": 10}, ValueError, "rooms is 10; expected 1 to 9.*raise cells"),
+    ("reverie/MazeRooms-v0", {"rooms": 2.0}, ValueError, "rooms is 2.0; expected a whole number"),
+    ("reverie/MazeRoom-v0", {"num_objects": 0}, ValueError, "num_objects is 0; expected 1 to 8"),
+    ("reverie/MazeRoom-v0", {"num_objects": 9}, ValueError, "num_objects is 9; expected 1 to 8"),
+    ("reverie/Maze3D-v0", {"num_mazes": 0}, ValueError, "num_mazes is 0"),
+    (
+        "reverie/Maze3D-v0",
+        {"renderer": "opengl"},
+        ValueError,
+        "renderer is 'opengl'; expected 'raycast' or 'miniworld'",
+    ),
+    ("reverie/Maze3D-v0", {"split": "valid"}, ValueError, "'train' or 'test'"),
+    ("reverie/Maze3D-v0", {"task": "look"}, ValueError, "standing=True"),
+    ("reverie/Maze3D-v0", {"standing": True}, ValueError, "nothing but the task 'look'"),
+    ("reverie/Maze3D-v0", {"fov_deg": 170}, ValueError, "fov_deg is 170; expected 30 to 120"),
+    ("reverie/Maze3D-v0", {"loops": 1.5}, ValueError, "loops is 1.5; expected 0 to 1"),
+    ("reverie/Maze3D-v0", {"radius": 0.6}, ValueError, "radius is 0.6; expected 0 to 0.45"),
+    ("reverie/Maze3D-v0", {"substeps": 1}, ValueError, "at least 2 substeps"),
+    ("reverie/Maze3D-v0", {"friction": 200.0}, ValueError, "raise substeps"),
+    ("reverie/Maze3D-v0", {"turn_acceleration": 5.0}, ValueError, "41.0 steps needs at least 12.3"),
+    ("reverie/Maze3D-v0", {"fog": -1.0}, ValueError, "fog is -1.0"),
+    ("reverie/Maze3D-v0", {"variant": "cellar"}, ValueError, "'navigation'"),
     ("reverie/LinearGaussian-v0", {"obs_type": "sound"}, ValueError, "'pixels' or 'measurement'"),
     ("reverie/LinearGaussian-v0", {"measurement_std": "0.1"}, ValueError, "positive"),
     ("reverie/LinearGaussian-v0", {"damping": -1.0}, ValueError, "not negative"),
@@ -171,3 +199,26 @@ def test_bad_resets_are_refused():
             gym.make("reverie/BouncingBallPong-v0").reset(options={"state": state})
     with pytest.raises(ValueError, match=r"8\.0 rad/s"):
         gym.make("reverie/Pendulum-v0").reset(options={"state": [0.0, 9.0]})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("reverie/MazeRoom-v0", {0: 0.5}, "overlaps a wall"),
+        ("reverie/MazeRoom-v0", {1: -7.0}, "outside of its maze"),
+        ("reverie/MazeRoom-v0", {1: 1e6}, "outside of its maze"),
+        ("reverie/MazeRoom-v0", {3: 5.0}, "speed is above 2.0 m/s"),
+        ("reverie/MazeRoom-v0", {5: -9.0}, "turn rate is above 1.532 rad/s"),
+        ("reverie/MazeRoom-v0", {10: 10_000}, "whole number from 0 to 9999"),
+        ("reverie/MazeRoom-v0", {10: 0.5}, "whole number from 0 to 9999"),
+        ("reverie/MazeRoom-v0", {11: 0.5}, "neither 0 nor 1"),
+        ("reverie/MazeNavigation-v0", {12: 0.1}, "goal overlaps a wall"),
+    ],
+)
+def test_impossible_states_of_the_mazes_are_refused(name, change, message):
+    env = gym.make(name)
+    state = env.reset(seed=0)[1]["state"]
+    for entry, value in change.items():
+        state[entry] = value
+    with pytest.raises(ValueError, match=message):
+        env.reset(options={"state": state})

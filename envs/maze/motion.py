@@ -7,7 +7,7 @@ With position p, velocity v, heading h (0 along x, counter-clockwise), turn rate
     w ← w + δ (turn_acceleration · a − turn_friction · w), |w| clipped at top_turn_rate; h ← h + δ w
 
 and then the disc is pushed out of the walls and solid objects that it overlaps, the deepest first, and loses the part
-of its velocity that points into them.
+of its velocity that points into them. Where it would be wedged in, it stops.
 """
 
 import math
@@ -39,7 +39,8 @@ _PUSHES = np.array(
         [1.0, 0.0, -1.0],
     ]
 )
-_PASSES = 4  # a disc between two walls and an object needs three
+_PASSES = 6  # a disc that touches two things at an angle takes a few
+_TOLERANCE = 1e-7  # metres of overlap that count as touching no more
 
 
 def move(
@@ -117,12 +118,16 @@ def _move(state, actions, slots, walls, objects, solid, constants, substeps):
                 vx, vy = vx * top / speed, vy * top / speed
             rate += dt * (turn_acceleration * turn - turn_friction * rate)
             rate = min(max(rate, -top_turn), top_turn)
+            kept_x, kept_y = x, y
             x, y, h = x + dt * vx, y + dt * vy, h + dt * rate
-            for _ in range(_PASSES):
+            for attempt in range(_PASSES + 1):
                 depth, out_x, out_y = _deepest(x, y, radius, grid, things, solid)
-                if depth <= 0.0:
+                if depth <= _TOLERANCE:
                     break
                 touched = 1.0
+                if attempt == _PASSES:  # wedged in where it does not fit
+                    x, y, vx, vy = kept_x, kept_y, 0.0, 0.0
+                    break
                 x, y = x + depth * out_x, y + depth * out_y
                 inward = vx * out_x + vy * out_y
                 if inward < 0.0:
