@@ -93,6 +93,7 @@ class PendulumDynamics(Dynamics):
 
     variants: ClassVar = {"gymnasium": PendulumParams(), "dvbf": PendulumParams.dvbf()}
     state_names = ("angle", "angular_velocity")
+    action_names = ("torque",)
 
     def __init__(self, params: PendulumParams) -> None:
         super().__init__(params)

@@ -25,23 +25,20 @@ if TYPE_CHECKING:
 PAGE, PICTURES = Path("docs/environments.md"), Path("docs/figures/envs")
 MAX_BYTES = 200_000
 SIZE, FPS, SEED = 128, 12.5, 4  # of the pictures
+# Frames, colours and whether the large drawing is shown beside what is observed, until the picture is small enough.
 ATTEMPTS = (
-    (60, 255),
-    (60, 64),
-    (60, 32),
-    (40, 32),
-    (40, 16),
-    (24, 16),
-    (16, 8),
-)  # frames and colours, until it is small enough
+    *((60, 255, True), (60, 64, True), (40, 64, True)),
+    *((60, 128, False), (40, 128, False), (40, 64, False), (24, 64, False), (16, 32, False)),
+)
+
 
 HEAD = """# The environments
 
 <!-- Written by `make docs` from the code; do not edit. -->
 
 Every world here observes pixels, is a task (a reward, a goal) and a source of video (an exploration policy of its own),
-and tells its true state, for measurement only, in `info["state"]`. Left in each picture: what is observed; right: the
-same drawn large by `render()`.
+and tells its true state, for measurement only, in `info["state"]`. The pictures show what is
+observed, most of them beside the same drawn large by `render()`.
 
 ```python
 import gymnasium as gym
@@ -88,11 +85,11 @@ def draw(name: str) -> bytes:
     from . import filming
 
     env, draws = filming.open_world(name, {})
-    shown = filming.film(env, draws=draws, steps=max(frames for frames, _ in ATTEMPTS) - 1, seed=SEED)
+    shown = filming.film(env, draws=draws, steps=max(frames for frames, *_ in ATTEMPTS) - 1, seed=SEED)
     env.close()
-    frames = filming.side_by_side(shown, SIZE)
-    for count, colours in ATTEMPTS:
-        data = gif(frames[:count], colours)
+    for count, colours, beside in ATTEMPTS:
+        film = shown if beside else shown._replace(drawn=None)
+        data = gif(filming.side_by_side(film, SIZE)[:count], colours)
         if len(data) <= MAX_BYTES:
             return data
     raise ValueError(f"the picture of {name} has {len(data)} bytes at its smallest, above {MAX_BYTES}")

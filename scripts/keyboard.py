@@ -26,8 +26,9 @@ class Binding(NamedTuple):
 class Keyboard:
     """Actions of a Discrete or one-dimensional Box space from the names of the keys that are held.
 
-    Discrete actions have the number keys, and the arrows (a and d to step aside) where their names say so. Continuous
-    ones have a pair of keys per entry, full strength while held. ``names`` are the actions' names, or empty.
+    Discrete actions have the number keys, and the arrows (a and d to step aside) where their names say so; "forward and
+    turn left" is both arrows. Continuous ones have a pair of keys per entry, full strength while held. ``names`` are the
+    actions' names, or empty.
 
     Raises:
         ValueError: for another space, or more entries or actions than there are keys.
@@ -44,6 +45,8 @@ class Keyboard:
                 raise ValueError(f"there are keys for 10 actions, found {space}")
             self.keys = {str(i): i for i in range(space.n)}
             self.keys |= {_key(name): i for i, name in reversed(list(enumerate(names))) if _key(name)}
+            pairs = {frozenset(map(_key, name.split(" and "))): i for i, name in enumerate(names) if " and " in name}
+            self.together = {keys: i for keys, i in pairs.items() if None not in keys and len(keys) > 1}
             self.idle = next((i for i, name in enumerate(names) if name.lower() in IDLE), None)
         elif isinstance(space, spaces.Box) and len(space.shape) == 1 and space.shape[0] <= len(PAIRS):
             self.names = names or tuple(f"entry {i}" for i in range(space.shape[0]))
@@ -56,7 +59,8 @@ class Keyboard:
         """The action for the keys that are held; None where the world should wait for a key."""
         if self.discrete:
             chosen = [index for key, index in self.keys.items() if key in held]
-            index = chosen[-1] if chosen else self.idle  # an arrow before a number
+            chosen += [index for keys, index in self.together.items() if keys <= held]
+            index = chosen[-1] if chosen else self.idle  # two keys before one, an arrow before a number
             return None if index is None else self.space.start + index
         pairs = PAIRS[: self.space.shape[0]]
         signs = np.array([(plus in held) - (minus in held) for minus, plus in pairs], dtype=np.float64)
@@ -67,7 +71,8 @@ class Keyboard:
         """Which keys do what."""
         if not self.discrete:
             return [Binding(f"{a} / {b}", f"{name} - / +") for (a, b), name in zip(PAIRS, self.names, strict=False)]
-        keys = {i: [key for key, index in self.keys.items() if index == i] for i in range(self.space.n)}
+        bound = self.keys | {" + ".join(sorted(keys, reverse=True)): i for keys, i in self.together.items()}
+        keys = {i: [key for key, index in bound.items() if index == i] for i in range(self.space.n)}
         return [Binding(" or ".join(reversed(keys[i])), name) for i, name in enumerate(self.names)]
 
 

@@ -62,7 +62,7 @@ def test_every_environment_has_keys(name):
     space = env.action_space
     assert len(names) in (0, space.n if isinstance(space, spaces.Discrete) else space.shape[0])
     keys = {key for line in keyboard.help() for key in line.keys.replace(" or ", " / ").split(" / ")}
-    actions = [keyboard.action({key}) for key in keys]
+    actions = [keyboard.action(set(key.split(" + "))) for key in keys]
     assert all(action in space for action in actions)
     distinct = {np.asarray(action).tobytes() for action in actions}
     assert len(distinct) == (space.n if isinstance(space, spaces.Discrete) else 2 * space.shape[0])
@@ -92,6 +92,9 @@ def test_keys_of_named_and_unnamed_choices():
         5,
         4,
     ]
+    both = Keyboard(spaces.Discrete(3), ("forward", "turn left", "forward and turn left"))
+    assert [both.action(held) for held in ({"up"}, {"left"}, {"up", "left"}, set())] == [0, 1, 2, None]
+    assert both.help()[2] == ("up + left or 2", "forward and turn left")
     unnamed = Keyboard(spaces.Discrete(2))
     assert [unnamed.action(held) for held in (set(), {"0"}, {"1"})] == [None, 0, 1]
     for space in (spaces.Discrete(11), spaces.Box(-1, 1, (7,)), spaces.Box(-1, 1, (2, 2)), spaces.MultiBinary(2)):
