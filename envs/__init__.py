@@ -180,6 +180,13 @@ ENVIRONMENTS: dict[str, EnvironmentSpec] = {
             450,
             {"variant": "navigation"},
         ),
+        EnvironmentSpec(
+            "reverie/MovingAgent-v0",
+            "reverie.envs.moving_agent:MovingAgentEnv",
+            "reverie.envs.moving_agent:MovingAgentVectorEnv",
+            "steer a wandering disc to the far edge while half of the frame is hidden",
+            40,
+        ),
     )
 }
 

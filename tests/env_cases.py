@@ -83,6 +83,7 @@ CASES = [
     ("reverie/ImageNavigation-v0", {"size": 16, "map_size": 64, "stride": 4, "split": "test", "start": "random"}),
     ("reverie/MovingDigitsAppear-v0", {"bounds": "canvas", "background": "textured", "max_digits": 3, "size": 72}),
     ("reverie/Maze3D-v0", {"size": 32, "kind": "rooms", "depth": True, "split": "test", "num_mazes": 30}),
+    ("reverie/MovingAgent-v0", {"occluded": "left", "frames": "binary"}),
     ("test/Toy-v0", {}),
 ]
 
