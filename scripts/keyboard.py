@@ -27,8 +27,8 @@ class Keyboard:
     """Actions of a Discrete or one-dimensional Box space from the names of the keys that are held.
 
     Discrete actions have the number keys, and the arrows (a and d to step aside) where their names say so; "forward and
-    turn left" is both arrows. Continuous ones have a pair of keys per entry, full strength while held. ``names`` are the
-    actions' names, or empty.
+    turn left" is both arrows. Continuous ones have a pair of keys per entry, full strength while held. ``names`` are
+    the actions' names, or empty.
 
     Raises:
         ValueError: for another space, or more entries or actions than there are keys.

@@ -1,6 +1,7 @@
 """The peers' side of `reverie bench envs`: `python envs_peers.py PEER SECONDS`.
 
 Runs in an interpreter that may know nothing of reverie: steps the peer with random actions, prints frames per second.
+Memory Maze wants older packages than anything else here: memory-maze, gym, dm_control==1.0.41 and mujoco==3.8.1.
 """
 
 import os
