@@ -10,7 +10,10 @@ from reverie.scripts.reproduce import experiment
 from reverie.scripts.reproduce import kvae_ball_figures as figures
 from reverie.scripts.reproduce import kvae_ball_measures as measures
 from reverie.scripts.reproduce import kvae_bouncing_ball as ball
+from reverie.scripts.reproduce import kvae_gravity as gravity
 from reverie.scripts.reproduce import kvae_pendulum as pendulum
+from reverie.scripts.reproduce import kvae_polygon as polygon
+from reverie.scripts.reproduce import kvae_pong as pong
 from reverie.scripts.spaces import spaces_of
 from reverie.world_models import KVAE, Batch, KVAEConfig
 from reverie.world_models.training import TrainingConfig
@@ -111,6 +114,30 @@ def test_published_series_are_complete():
 def test_picture_of_alpha_is_written(args):
     ball.main(replace(args, stages=("train", "pictures"), seeds=(0,), validate=True))
     assert (args.out / "alpha.png").read_bytes()[:4] == b"\x89PNG"
+
+
+WORLDS = {"gravity": (gravity, "z_dim", 5), "polygon": (polygon, "num_mixtures", 7), "pong": (pong, "num_mixtures", 3)}
+
+
+@pytest.mark.parametrize("world", list(WORLDS))
+def test_other_ball_worlds_are_measured_and_pictured(world, args, monkeypatch):
+    module, size, expected = WORLDS[world]
+    assert getattr(module.Args().model, size) == expected and module.Args().out.name == f"kvae-{world}"
+    small = replace(module.Args().model, network="mlp", hidden=(8,), dynamics_units=5)
+    monkeypatch.setattr(measures, "sampled_imputation", lambda *_, **__: {})  # the box's test has it
+    monkeypatch.chdir(args.out.parent)
+    stages = ("data", "train", "evaluate", "pictures")
+    module.main(
+        module.Args(seeds=(0,), stages=stages, out=args.out, json=args.json, model=small, training=args.training)
+    )
+    result = json.loads(args.json.read_text())
+    assert set(figures.PAPER) | {"elbo", "iwae-100", "hamming/still"} <= set(result["metrics"])
+    assert result["name"] == f"kvae-{world}" and result["references"] == {}
+    assert result["config"]["environment"] == f"reverie/BouncingBall{world.capitalize()}-v0"
+    assert (args.out / "data" / "test" / "manifest.json").exists()
+    assert "parity-test" not in result["config"]["data"]
+    png = args.out.parent / "docs" / "figures" / f"kvae-{world}-generated.png"
+    assert png.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_pendulum_experiment_measures_its_keys(tmp_path, monkeypatch):

@@ -17,6 +17,24 @@ EXPERIMENTS = {
         "hours",
         "kvae-bouncing-ball",
     ),
+    "kvae-gravity": Entry(
+        "reverie.scripts.reproduce.kvae_gravity",
+        "the same in a box with gravity: imputation, generation, pictures",
+        "2 h",
+        "kvae-gravity",
+    ),
+    "kvae-polygon": Entry(
+        "reverie.scripts.reproduce.kvae_polygon",
+        "the same in a polygon: imputation, generation, pictures",
+        "2 h",
+        "kvae-polygon",
+    ),
+    "kvae-pong": Entry(
+        "reverie.scripts.reproduce.kvae_pong",
+        "the same in pong: imputation, generation, pictures",
+        "2 h",
+        "kvae-pong",
+    ),
     "kvae-pendulum": Entry(
         "reverie.scripts.reproduce.kvae_pendulum",
         "KVAE on the damped pendulum: ELBO, R² of angle and velocity",

@@ -1,4 +1,4 @@
-"""The picture of what the network behind alpha does: alpha over the encoded box (Fraccaro et al. 2017, fig. 5)."""
+"""Pictures of the ball's worlds: what the network behind alpha does, and sequences that the model generates."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from reverie.world_models import Batch
 @torch.no_grad()
 def alpha_over_the_box(model: Any, data: Any, path: Path, *, num: int = 300) -> None:
     """One panel per linear system: every encoded frame where its code lies, coloured by that system's weight.
+
+    The picture of Fraccaro et al. 2017, fig. 5.
 
     Args:
         model: a KVAE with two-dimensional codes.
@@ -45,6 +47,46 @@ def alpha_over_the_box(model: Any, data: Any, path: Path, *, num: int = 300) -> 
         axis.set_aspect("equal")
     axes[0, 0].set_ylabel("second component")
     fig.colorbar(points, ax=axes[0].tolist(), label="alpha", fraction=0.02)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, dpi=140, bbox_inches="tight")
+    plt.close(fig)
+
+
+@torch.no_grad()
+def generated_sequences(model: Any, data: Any, path: Path, *, num: int = 4, context: int = 4) -> None:
+    """Pairs of strips: a true sequence, and below it what the model makes of its first frames.
+
+    As the thesis of Fraccaro 2018 shows in fig. 6.5; a line parts the frames that the model has seen, which are shown
+    as it reconstructs them, from those that it imagines, going on with its means.
+
+    Args:
+        model: a world model of binary frames.
+        data: windows, of which the first `num` are shown.
+        path: of the PNG.
+        num: sequences.
+        context: frames that the model sees.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    device = next(model.parameters()).device
+    batch = Batch.from_numpy(data[np.arange(min(num, len(data)))], model.spaces, device)
+    seen = model.observe(batch.frames[:, :context], batch.actions[:, :context], sample=False)
+    ahead = model.imagine(seen.index(-1), batch.actions[:, context:], sample=False)
+    made = torch.cat([model.decode(states).mean for states in (seen, ahead)], dim=1)
+    pairs = torch.stack([batch.frames, made], dim=1).mean(dim=-3).cpu().numpy()  # (num, 2, T, H, W)
+    num, _, length, _, width = pairs.shape
+    fig, axes = plt.subplots(2 * num, 1, figsize=(0.55 * length, 1.15 * num), squeeze=False)
+    for row, axis in enumerate(axes[:, 0]):
+        strip = np.pad(pairs[row // 2, row % 2], ((0, 0), (1, 1), (1, 1)), constant_values=0.3)
+        axis.imshow(np.concatenate(strip, axis=1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.axvline(context * (width + 2) - 0.5, color="tab:orange", linewidth=1.5)
+        axis.set_ylabel(("truth", "model")[row % 2], rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_xticks([])
+        axis.set_yticks([])
+    fig.subplots_adjust(hspace=0.05)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=140, bbox_inches="tight")
     plt.close(fig)
