@@ -42,7 +42,7 @@ COMMON = {"n_steps": 128, "batch_size": 512, "n_epochs": 4, "learning_rate": 5e-
 TASKS = {
     "pendulum": Task(
         "reverie/Pendulum-v0", {}, 3, False, 1_000_000, 400.0,
-        {"gamma": 0.95, "use_sde": True, "sde_sample_freq": 4, "n_epochs": 8},
+        {"gamma": 0.95, "use_sde": True, "sde_sample_freq": 4},
     ),
     "ball-to-goal": Task("reverie/BouncingBallThrust-v0", {}, 3, False, 600_000, 20.0, {"gamma": 0.97}),
     # Four maps, of which each episode has one: where the goal is can be learned, not only how to look for it.
