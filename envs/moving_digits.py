@@ -183,15 +183,17 @@ class MovingDigitsDynamics(Dynamics):
         present = slots[..., PRESENT] > 0.0
         digit = slots[..., DIGIT].astype(np.int64)
         corner = np.floor(slots[..., [X, Y]] + 0.5)  # as drawn
-        extents = self.extents[digit]
-        boxes = np.concatenate([corner, extents], axis=-1) * present[..., None]
-        seen = present & (corner < self.params.size).all(-1) & (corner + extents > 0.0).all(-1)
+        boxes = np.concatenate([corner, corner + self.extents[digit]], axis=-1)
+        inside = boxes.clip(0.0, self.params.size)
+        area, whole = (np.prod(box[..., 2:] - box[..., :2], axis=-1) for box in (inside, boxes))
+        visibility = np.where(present, area / whole, 0.0)
         return {
-            "boxes": boxes,
+            "ids": slots[..., IDENTITY].copy(),
             "classes": np.where(present, self.classes[digit], -1).astype(np.float64),
-            "identities": slots[..., IDENTITY].copy(),
-            "visible": seen.astype(np.float64),
-            "count": seen.sum(-1).astype(np.float64),
+            "boxes": boxes * present[..., None],
+            "visibility": visibility,
+            "presence": visibility > 0.0,
+            "count": (visibility > 0.0).sum(-1).astype(np.float64),
         }
 
     def check_state(self, state: np.ndarray) -> None:
@@ -235,10 +237,10 @@ class MovingDigitsEnv(PixelEnv):
     overlap. ``info["state"]`` is, for each of ``max_digits`` slots: present (0 or 1), x and y of the upper left corner
     of its box (pixels, y down), vx, vy (pixels/step), ax, ay (pixels/step²), number of the digit in its split, and
     identity (from 0 in the order of appearance, −1: none); then how many identities were given, and the number of the
-    background. Beside it are ``info["boxes"]`` ``(slots, 4)``, left, top, width, height as drawn; ``info["classes"]``
-    and ``info["identities"]`` ``(slots,)``, −1 where there is no digit; ``info["visible"]`` ``(slots,)``, 1 where a
-    digit's box overlaps the frame; ``info["count"]``, how many those are. ``info["goal_frame"]`` at reset shows the
-    first digit in the middle.
+    background. ``info`` further has, per slot, ``ids`` (the identity), ``classes`` (0 to 9, −1: no digit), ``boxes``
+    (left, top, right, bottom in pixels as drawn, zeros where there is no digit), ``visibility`` (share of the box that
+    is inside the frame), ``presence`` (whether any of it is), and ``count``, how many are present in this sense.
+    ``info["goal_frame"]`` at reset shows the first digit in the middle.
 
     ## Rewards
     exp(−½ d² / ``goal_scale``²) with d the distance of the first digit's middle to that of the frame after the step: in

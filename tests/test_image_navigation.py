@@ -6,6 +6,7 @@ import pytest
 import reverie.envs  # noqa: F401  registers the environments
 from reverie.envs.image_navigation import ImageNavigationDynamics, ImageNavigationParams, layouts
 from reverie.envs.policies import POLICIES
+from reverie.envs.rollouts import collect
 
 STEPS = {0: (0, 0), 1: (-1, 0), 2: (1, 0), 3: (0, -1), 4: (0, 1)}
 
@@ -153,3 +154,22 @@ def test_impossible_states_are_refused():
         state[list(change)] = list(change.values())
         with pytest.raises(ValueError, match=message):
             env.reset(options={"state": state})
+
+
+def test_collected_episodes_do_not_depend_on_how_many_run_at_once(tmp_path):
+    sets = [
+        collect(
+            "reverie/ImageNavigation-v0",
+            tmp_path / str(num),
+            episodes=5,
+            seed=1,
+            num_envs=num,
+            max_steps=20,
+            progress=False,
+        )
+        for num in (1, 4)
+    ]
+    for one, other in zip(*(dataset.episodes() for dataset in sets), strict=True):
+        np.testing.assert_array_equal(one.actions, other.actions)
+        np.testing.assert_array_equal(one.frames, other.frames)
+    assert sets[0].manifest.policy == {"name": "poisson"}

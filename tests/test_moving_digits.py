@@ -18,7 +18,7 @@ def episodes(name, num, steps, seed=0, **options):
         obs, _, _, _, infos = envs.step(np.zeros(envs.action_space.shape, dtype=np.float32))
         records.append(infos)
         frames.append(obs)
-    keys = ("state", "boxes", "classes", "identities", "visible", "count")
+    keys = ("state", "ids", "classes", "boxes", "visibility", "presence", "count")
     return envs.dynamics, {key: np.array([record[key] for record in records]) for key in keys}, np.array(frames)
 
 
@@ -56,19 +56,24 @@ def test_digits_move_and_bounce_as_a_loop_over_coordinates_does(bounds):
 def test_frames_and_truth_agree_with_pasting_digit_after_digit(name, bounds):
     dynamics, infos, frames = episodes(name, 12, 12, bounds=bounds)
     for t, n in np.ndindex(13, 12):
-        ink, count = np.zeros((90, 90)), 0
+        ink = np.zeros((90, 90))
         state = infos["state"][t, n]
         for k in range(2):
-            left, top, width, height = infos["boxes"][t, n, k].astype(int)
+            left, top, right, bottom = infos["boxes"][t, n, k].astype(int)
             digit = int(state[9 * k + 7])
             if infos["classes"][t, n, k] < 0:
-                assert infos["identities"][t, n, k] == -1 and not infos["boxes"][t, n, k].any()
+                assert infos["ids"][t, n, k] == -1 and not infos["boxes"][t, n, k].any()
+                assert infos["visibility"][t, n, k] == 0.0 and not infos["presence"][t, n, k]
                 continue
             assert infos["classes"][t, n, k] == dynamics.classes[digit]
-            region = ink[top : top + height, left : left + width]
-            region[:] = np.maximum(region, dynamics.sprites[digit][:height, :width])
-            count += left < 50 and top < 50
-        assert infos["count"][t, n] == count == infos["visible"][t, n].sum()
+            region = ink[top:bottom, left:right]
+            region[:] = np.maximum(region, dynamics.sprites[digit][: bottom - top, : right - left])
+            inside = np.zeros((90, 90))
+            inside[top:bottom, left:right] = 1.0
+            share = inside[:50, :50].sum() / inside.sum()
+            assert infos["visibility"][t, n, k] == pytest.approx(share)
+            assert infos["presence"][t, n, k] == (share > 0.0)
+        assert infos["count"][t, n] == infos["presence"][t, n].sum()
         ink = ink[:50, :50]
         behind = dynamics.backgrounds[int(state[-1])] if "Textured" in name else 0.0
         np.testing.assert_allclose(frames[t, n, :, :, 0], behind + ink / 255 * (255.0 - behind), atol=0.51)
@@ -89,7 +94,7 @@ def test_episodes_start_as_described():
     assert abs(velocity.mean()) < 0.3 and velocity.std() == pytest.approx(5.9, rel=0.05)
     assert abs(acceleration.mean()) < 0.1 and acceleration.std() == pytest.approx(3 / np.sqrt(3), rel=0.03)
     boxes = infos["boxes"][0][count == 2]
-    low, high = boxes[..., :2], boxes[..., :2] + boxes[..., 2:]
+    low, high = boxes[..., :2], boxes[..., 2:]
     apart = (high[:, 0] <= low[:, 1] + 1) | (high[:, 1] <= low[:, 0] + 1)  # boxes are told at whole pixels
     assert apart.any(-1).all()
     middle = (low + high).reshape(-1, 2) / 2
@@ -101,16 +106,16 @@ def test_digits_stay_inside_or_leave_the_frame_as_told():
     _, infos, _ = episodes("reverie/MovingDigits-v0", 200, 60)
     present = infos["classes"] >= 0
     boxes = infos["boxes"][present]
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= 50).all()
+    assert boxes.min() >= 0 and boxes.max() <= 50
     np.testing.assert_array_equal(present, np.broadcast_to(present[0], present.shape))
-    np.testing.assert_array_equal(infos["visible"], present)
+    np.testing.assert_array_equal(infos["visibility"], present)
     speed = np.abs(infos["state"][..., 3:5])
     assert speed.max() <= 10.0 and 5.0 < speed[30:].mean() <= 10.0
     _, infos, _ = episodes("reverie/MovingDigits-v0", 200, 60, bounds="canvas")
     boxes = infos["boxes"][infos["classes"] >= 0]
-    out = (boxes[:, :2] + boxes[:, 2:] > 50).any(-1).mean()
+    out = (boxes > 50).any(-1).mean()
     assert 0.3 < out < 0.8 and boxes[:, :2].min() >= 0 and boxes[:, :2].max() == 50
-    assert 0.0 < 1.0 - infos["visible"][infos["classes"] >= 0].mean() < 0.15
+    assert 0.0 < 1.0 - infos["presence"][infos["classes"] >= 0].mean() < 0.15
 
 
 def test_digits_appear_and_vanish_at_the_told_rates():
@@ -120,13 +125,14 @@ def test_digits_appear_and_vanish_at_the_told_rates():
     assert (~here[:-1] & here[1:]).sum() / (~here[:-1]).sum() == pytest.approx(0.05, rel=0.05)
     assert here[50:].mean() == pytest.approx(0.5, abs=0.03)
     born = here[1:] & ~here[:-1]
-    corner, extent = infos["boxes"][1:][born][:, :2], infos["boxes"][1:][born][:, 2:]
+    corner = infos["boxes"][1:][born][:, :2]
+    extent = infos["boxes"][1:][born][:, 2:] - corner
     np.testing.assert_allclose((corner / (50.0 - extent)).mean(0), 0.5, atol=0.02)
     velocity = infos["state"][1:, :, :18].reshape(100, 600, 2, 9)[born][:, 3:5]
     assert velocity.std() == pytest.approx(10 / np.sqrt(3), rel=0.03)
     np.testing.assert_allclose(np.bincount(infos["classes"][1:][born].astype(int)) / born.sum(), 0.1, atol=0.015)
     # an identity is a digit for as long as it is there, never given twice, and given in order
-    identities = infos["identities"]
+    identities = infos["ids"]
     for n in range(50):
         first = {}
         for t in range(101):
@@ -136,7 +142,7 @@ def test_digits_appear_and_vanish_at_the_told_rates():
                 if number >= 0:
                     digit = infos["state"][t, n, 9 * k + 7]
                     assert first.setdefault(number, (k, digit)) == (k, digit)
-        assert sorted(first) == list(range(len(first))) == list(range(int(infos["state"][-1, n, -1 - 1])))
+        assert sorted(first) == list(range(len(first))) == list(range(int(infos["state"][-1, n, -2])))
 
 
 def test_without_noise_nothing_appears_or_vanishes():
