@@ -9,6 +9,7 @@ from reverie.envs import ENVIRONMENTS
 from reverie.envs.maze.layout import KINDS, LayoutBank, make_layout
 from reverie.envs.maze.maze3d import Maze3DDynamics
 from reverie.envs.policies import POLICIES
+from reverie.envs.rollouts import collect
 
 MAZES = [name for name, spec in ENVIRONMENTS.items() if ".maze." in spec.entry]
 FORWARD, BACKWARD, LEFT, RIGHT, TURN_LEFT, TURN_RIGHT, FORWARD_LEFT, FORWARD_RIGHT = range(8)
@@ -305,6 +306,16 @@ def test_walkers_find_objects_and_explorers_find_places():
             near[y - 1 : y + 2, x - 1 : x + 2] = 1
         share.append((near * free).sum() / free.sum())
     assert np.mean(share) > 0.8
+
+
+def test_scripted_walkers_are_collected_alike_by_any_number(tmp_path):
+    settings = {"episodes": 5, "seed": 1, "max_steps": 40, "env_kwargs": {"size": 16}, "progress": False}
+    for name in ("reverie/MazeRoom-v0", "reverie/MazeRooms-v0"):
+        runs = [collect(name, tmp_path / f"{name[8:]}{num}", num_envs=num, **settings) for num in (2, 5)]
+        for found, expected in zip(*(run.episodes() for run in runs), strict=True):
+            np.testing.assert_array_equal(found.states, expected.states)
+            np.testing.assert_array_equal(found.frames, expected.frames)
+            assert found.states[:, TOUCHED].sum() == 0 and found.states[:, 6].sum() > 1.0
 
 
 def test_spinners_turn_either_way_all_the_time():

@@ -2,6 +2,7 @@
 
 import json
 import math
+import multiprocessing
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -121,6 +122,30 @@ def test_threads_and_neighbours_do_not_matter(monkeypatch):
     np.testing.assert_array_equal(alone[0], frames[0][40])
 
 
+def test_a_forked_process_draws_after_threads_have_drawn():
+    layouts, poses, slots, present, arguments = view("reverie/Maze3D-v0", 64, 80.0, num=64)
+    frames, _ = raycaster.render(poses, slots, layouts, present, **arguments)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(
+        target=lambda: queue.put(raycaster.render(poses, slots, layouts, present, **arguments)[0].tobytes())
+    )
+    child.start()
+    assert queue.get(timeout=60) == frames.tobytes()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def test_impossible_poses_are_refused_or_drawn_from_within():
+    layouts, poses, slots, present, arguments = view("reverie/Maze3D-v0", 16, 80.0)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="a pose is not finite"):
+            raycaster.render(np.where(np.eye(4, 3), bad, poses), slots, layouts, present, **arguments)
+    outside = np.array([[-5.0, 3.0, 0.1], [400.0, 5.0, 2.0], [5.0, 1e9, -1.0], [0.0, 0.0, 0.5]])
+    frames, depths = raycaster.render(outside, slots, layouts, present, **arguments)
+    assert frames.shape == (4, 16, 16, 3) and (depths > 0).all()
+
+
 def test_fog_darkens_what_is_far():
     layouts, poses, slots, present, arguments = view("reverie/MazeRoom-v0", 32, 80.0)
     clear, depths = raycaster.render(poses, slots, layouts, present & False, **arguments)
@@ -145,7 +170,7 @@ def test_textures_are_many_and_distinct():
 
 
 MINIWORLD = """
-import json, sys
+import json, multiprocessing, pickle, sys
 import gymnasium as gym, numpy as np, reverie.envs
 told = {}
 for name in ("reverie/Maze3D-v0", "reverie/MazeRoom-v0", "reverie/MazeNavigation-v0"):
@@ -159,10 +184,24 @@ for name in ("reverie/Maze3D-v0", "reverie/MazeRoom-v0", "reverie/MazeNavigation
         runs.append((obs.astype(float), infos["state"], infos["depth"]))
     (ours, states, depths), (theirs, their_states, their_depths) = runs
     assert (states == their_states).all()
+    single = gym.make(name, size=128, renderer="miniworld")
+    frame = single.reset(seed=2)[0]
+    batch = gym.make_vec(name, num_envs=3, size=128, renderer="miniworld").reset(seed=1)[0]
+    assert (frame == batch[1]).all()
+    assert (pickle.loads(pickle.dumps(single)).reset(seed=2)[0] == frame).all()
     told[name] = {
         "depth": float(np.median(np.abs(depths - their_depths) / depths)),
         "colour": float(np.abs(ours - theirs).mean() / np.abs(ours - theirs[::-1]).mean()),
     }
+def draw(queue):
+    try:
+        queue.put(single.reset(seed=2)[0].mean())
+    except RuntimeError as error:
+        queue.put(str(error))
+context = multiprocessing.get_context("fork")
+queue = context.Queue()
+context.Process(target=draw, args=(queue,), daemon=True).start()
+assert "context='spawn'" in queue.get(timeout=60)
 print(json.dumps(told))
 """
 PROBE = """

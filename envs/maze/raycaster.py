@@ -52,7 +52,14 @@ def render(
 
     Returns:
         uint8 ``(num, size, size, 3)`` and metres along the viewing direction, float32 ``(num, size, size)``.
+
+    Raises:
+        ValueError: for a pose that is not finite. One outside of its maze is drawn from the nearest place inside.
     """
+    if not np.isfinite(poses).all():
+        raise ValueError(
+            f"a pose is not finite, expected x, y and heading: {poses[~np.isfinite(poses).all(axis=1)][0]}"
+        )
     num = len(poses)
     frames = np.empty((num, size, size, 3), dtype=np.uint8)
     depths = np.empty((num, size, size) if depth else (0, size, size), dtype=np.float32)
@@ -139,6 +146,7 @@ def _render(
         m = slots[n]
         x, y, cos, sin = poses[n, 0], poses[n, 1], math.cos(poses[n, 2]), math.sin(poses[n, 2])
         grid, floor, ceiling = walls[m], floors[m], ceilings[m]
+        x, y = min(max(x, 1.0), grid.shape[1] - 1.001), min(max(y, 1.0), grid.shape[0] - 1.001)  # all rays meet the rim
         for c in range(size):
             ray_x[c], ray_y[c] = cos - slopes[c] * sin, sin + slopes[c] * cos
             depth, texture, along, along_y = _wall_ahead(x, y, ray_x[c], ray_y[c], grid)
