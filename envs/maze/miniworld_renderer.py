@@ -169,6 +169,9 @@ def _make_world():
 
         def show(self, layouts, slot: int, present: np.ndarray) -> None:
             """Switch to a maze and the objects in it."""
+            self.shadow_window.switch_to()
+            while gl.glGetError():
+                pass  # what others (a pygame window, say) left behind would be taken for ours
             key = (layouts.key, slot)
             if key not in self._lists:
                 if len(self._lists) >= _MOST_LISTS:
@@ -178,7 +181,6 @@ def _make_world():
             self.entities = [Thing(fields) for fields in layouts.objects[slot][present]]
 
         def _compile(self, layouts, slot: int) -> int:
-            self.shadow_window.switch_to()
             number = gl.glGenLists(1)
             cells = [Cell(row, column, layouts, slot) for row, column in np.argwhere(layouts.walls[slot] == 0)]
             for cell in cells:
