@@ -91,7 +91,7 @@ def test_help_of_every_verb(name, capsys):
         (["xyzzy"], "expected one of bench, collect"),
         (["--epochs", "3"], "unknown verb '--epochs'"),
         (["reproduce", "kvae-ball"], "did you mean kvae-bouncing-ball"),
-        (["reproduce", "kvae"], "did you mean kvae-bouncing-ball or kvae-pendulum?"),
+        (["reproduce", "kvae"], "did you mean kvae-bouncing-ball or kvae-gravity or"),
         (["bench", "xyzzy"], "expected one of envs, kalman, planners, train"),
         (["bench", "--missing", "kalman"], "--missing takes no further options"),
         (["--import", "no_such_module", "envs"], "--import no_such_module: no module of that name"),
