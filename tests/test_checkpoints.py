@@ -1,6 +1,7 @@
 """Checkpoints: what is saved is what is loaded, and every damaged folder is refused by name and left as it is."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,6 +84,18 @@ def reshape_tensor(folder):
         (lambda f: edit(f, config={"z_dim": 3, "depth": 4}), ValueError, r"sets \['depth'\]"),
         (lambda f: edit(f, config={"z_dim": 0}), ValueError, "z_dim must be at least 1"),
         (lambda f: edit(f, spaces={"frame_shape": [1, 4], "action_dim": 1}), ValueError, "frame_shape must be"),
+        (lambda f: edit(f, spaces={"frame_shape": [4]}), ValueError, "config.json describes no spaces.*action_dim"),
+        (lambda f: edit(f, spaces={"frame_shape": [4], "action_dim": 1, "up": 1}), ValueError, "no spaces.*'up'"),
+        (lambda f: edit(f, spaces=[1]), ValueError, "not a checkpoint's config.json"),
+        (lambda f: edit(f, config=[1]), ValueError, "not a checkpoint's config.json"),
+        (lambda f: edit(f, config={"z_dim": "3"}), ValueError, "z_dim to '3', expected an integer"),
+        (lambda f: edit(f, config={"z_dim": 2.5}), ValueError, "z_dim to 2.5, expected an integer"),
+        (lambda f: edit(f, config={"z_dim": True}), ValueError, "z_dim to True, expected an integer"),
+        (lambda f: edit(f, config={"warmup": "no"}), ValueError, "warmup to 'no', expected a number"),
+        (lambda f: edit(f, config={"hidden": 25}), ValueError, "hidden to 25, expected a list, each entry an integer"),
+        (lambda f: edit(f, config={"hidden": [0], "network": "mlp"}), ValueError, "at least one unit each"),
+        (lambda f: edit(f, config={"hidden": [], "network": "mlp"}), ValueError, "at least one hidden layer"),
+        (lambda f: edit(f, config={"channels": []}), ValueError, "at least one convolution"),
     ],
 )
 def test_damaged_folders_are_refused_and_kept(folder, damage, error, message):
@@ -93,19 +106,26 @@ def test_damaged_folders_are_refused_and_kept(folder, damage, error, message):
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
 
-def test_a_failed_save_keeps_what_was_there(folder, monkeypatch):
-    from reverie.world_models import checkpoints
-
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_full_disk_is_explained_and_keeps_what_was_there(folder, name):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-
-    def full_disk(tensors, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints, "save_file", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save(kvae(seed=1), folder)
+    (folder / f"{name}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=f"disk is full; nothing that was saved before is lost.*{name}"):
+        save(kvae(), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_device_that_is_not_there_is_refused(folder, monkeypatch):
+    with pytest.raises(ValueError, match="found device 'gpu', expected cpu, cuda or cuda:N"):
+        load(folder, "gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ValueError, match=r"found device 'cuda:1', but torch .* sees 1 CUDA devices here; use cpu"):
+        load(folder, "cuda:1")
+
+
+def test_a_checkpoint_can_be_read_by_whom_the_umask_allows(folder):
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.json").stat().st_mode
 
 
 def test_unknown_names_list_what_there_is():

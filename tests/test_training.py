@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
-from reverie.world_models.checkpoints import read_safetensors
+from reverie.world_models.checkpoints import load, read_safetensors, save
 from reverie.world_models.cpu_settings import denormals_are_flushed
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
+from safetensors.torch import load_file, save_file
 from tiny_training import kvae, lgssm, windows
 
 SETUP = f"""
@@ -128,6 +129,81 @@ def test_divergence_stops_early_and_names_the_term():
         fit(model, DATA, CONFIG)
 
 
+@pytest.mark.parametrize("rate", [1e30, 1e6])
+def test_codes_that_overflow_are_divergence_too(rate):
+    """The Kalman filter refuses them before there is a loss, on the CPU."""
+    config = TrainingConfig(epochs=20, batch_size=4, learning_rate=rate, warmup_steps=0, clip_norm=1e9)
+    with pytest.raises(TrainingDiverged, match=r"at step \d+ is not finite.*learning rate"):
+        fit(kvae(), DATA, config)
+
+
+def test_measurements_that_are_not_finite_are_the_datas_fault():
+    data = windows(4, image=False)
+    data.arrays["frames"][1, 2] = np.nan
+    with pytest.raises(ValueError, match="y is not finite"):
+        fit(lgssm(), data, TrainingConfig(epochs=1, batch_size=4))
+
+
+DAMAGES = {
+    "settings": ("training.json", lambda path: path.write_text("{"), r"training\.json is missing or damaged"),
+    "progress": ("progress.json", lambda path: path.write_text("[]["), r"progress\.json is missing or damaged"),
+    "no progress": ("progress.json", lambda path: path.unlink(), r"progress\.json is missing or damaged"),
+    "no weights": ("model.safetensors", lambda path: path.unlink(), r"model\.safetensors is missing"),
+    "truncated": ("optimizer.safetensors", lambda path: path.write_bytes(path.read_bytes()[:-9]), "is damaged"),
+    "missing tensor": (
+        "model.safetensors",
+        lambda path: save_file({k: v for k, v in load_file(path).items() if k != "A"}, path),
+        r"does not fit the 'kvae' model .*missing tensors \['A'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_a_damaged_run_is_not_resumed_and_kept(tmp_path, case):
+    fit(kvae(), DATA, CONFIG, out=tmp_path, stop_after=2)
+    name, damage, message = DAMAGES[case]
+    damage(next(tmp_path.rglob(name)))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "events" not in path.name}
+    with pytest.raises(ValueError, match=message):
+        fit(kvae(), DATA, CONFIG, out=tmp_path, resume=True)
+    kept = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "events" not in path.name}
+    assert kept == files
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device that is always full")
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "progress.json"])
+def test_a_full_disk_loses_no_snapshot(tmp_path, name, monkeypatch):
+    fit(kvae(), DATA, CONFIG, out=tmp_path, stop_after=2)
+    (snapshot,) = (tmp_path / "steps").iterdir()
+    before = {path.name: path.read_bytes() for path in snapshot.iterdir()}
+    made = Path.open
+
+    def opened(path, mode="r", *rest, **options):
+        return made(Path("/dev/full") if path.name == f"{name}.tmp" else path, mode, *rest, **options)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(OSError, match=r"disk is full; nothing .*--resume"):
+        fit(kvae(), DATA, CONFIG, out=tmp_path, resume=True)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "steps").iterdir()] == [snapshot.name]
+    assert {path.name: path.read_bytes() for path in snapshot.iterdir()} == before
+    fit(kvae(), DATA, CONFIG, out=tmp_path, resume=True)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    with pytest.raises(ValueError, match="is a file, expected the folder of a run"):
+        (tmp_path / "notes").write_text("precious")
+        fit(kvae(), DATA, CONFIG, out=tmp_path / "notes")
+    save(kvae(seed=1), tmp_path / "model")
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"holds config.json, model.safetensors, but not of a run"):
+            fit(kvae(), DATA, CONFIG, out=tmp_path / "model", resume=resume)
+    assert equal(load(tmp_path / "model"), kvae(seed=1))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "log.txt").write_text("what the shell wrote")
+    fit(kvae(), DATA, CONFIG, out=tmp_path / "new", stop_after=1)
+
+
 def test_a_folder_keeps_its_run(tmp_path):
     fit(kvae(), DATA, CONFIG, out=tmp_path, stop_after=2)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -172,6 +248,11 @@ def test_bf16_and_staircase():
         ({"epochs": 0}, "epochs must be at least 1, found 0"),
         ({"warmup_steps": -1}, "warmup_steps must not be negative"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": float("nan")}, "learning_rate must be positive, found nan"),
+        ({"adam_eps": -1.0}, "adam_eps must be positive"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"save_minutes": -1.0}, "save_minutes must not be negative"),
+        ({"final_factor": -0.1}, "final_factor must not be negative"),
         ({"drop_frames": 1.0}, r"drop_frames must be in \[0, 1\)"),
         ({"schedule": "linear"}, "cosine, staircase or constant, found 'linear'"),
         ({"precision": "fp8"}, "float32 or bf16"),

@@ -19,7 +19,13 @@ def apply_flat(function: Callable[[Tensor], Tensor], x: Tensor, event_rank: int)
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of the given sizes with activations between them, none after the last."""
+    """Linear layers of the given sizes with activations between them, none after the last.
+
+    Raises:
+        ValueError: for a layer without units.
+    """
+    if min(sizes) < 1:
+        raise ValueError(f"layers need at least one unit each, found sizes {tuple(sizes)}")
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
@@ -95,6 +101,8 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, frame_shape: tuple[int, ...], hidden: Sequence[int]) -> None:
         super().__init__()
+        if not hidden:
+            raise ValueError("an MLP encoder needs at least one hidden layer, found none")
         self.layers = nn.Sequential(mlp([math.prod(frame_shape), *hidden]), nn.ReLU())
         self.out_features = hidden[-1]
 
@@ -137,6 +145,8 @@ class PredictionHeads(nn.Module):
 
 def check_image(frame_shape: tuple[int, ...], num_halvings: int) -> None:
     """Raise ValueError unless the frame is an image whose sides can be halved that often."""
+    if num_halvings < 1:
+        raise ValueError("found no channels, expected at least one convolution")
     if len(frame_shape) != 3 or any(side % 2**num_halvings for side in frame_shape[1:]):
         raise ValueError(
             f"{num_halvings} convolutions need frames (C, H, W) with sides divisible by {2**num_halvings}, found "

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from .training import TrainingConfig
 
 
+FOREIGN = ("config.json", "model.safetensors", "metrics.jsonl", "manifest.json", "steps")  # no run's without settings
+
+
 class Snapshots:
     """Writes a run's folder.
 
@@ -39,26 +42,32 @@ class Snapshots:
             "extra": self.extra,
         }
         path = out / "training.json"
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"{out} is a file, expected the folder of a run or nothing; choose another folder")
         if path.exists():
             if not resume:
                 raise ValueError(f"{out} already holds a run; resume it (--resume) or choose another folder")
-            found = json.loads(path.read_text())
+            found = _read_json(path)
             differs = [key for key in settings if found.get(key) != json.loads(json.dumps(settings[key]))]
             if differs:
                 raise ValueError(
                     f"{out} holds a run with other settings: {differs} differ (see {path.name}); "
                     "resume with the same settings or choose another folder"
                 )
+        elif there := [name for name in FOREIGN if (out / name).exists()]:
+            raise ValueError(f"{out} holds {', '.join(there)}, but not of a run; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(path, settings)
         self.writer = SummaryWriter(str(out / "tensorboard"))
 
     def log(self, record: Mapping[str, float]) -> None:
         """One epoch's record, to JSONL and TensorBoard."""
-        with (self.out / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(dict(record)) + "\n")
-        for name, value in record.items():
-            self.writer.add_scalar(f"train/{name}", value, int(record["step"]))
+        path = self.out / "metrics.jsonl"
+        with checkpoints.explained_full_disk(path):
+            with path.open("a") as file:
+                file.write(json.dumps(dict(record)) + "\n")
+            for name, value in record.items():
+                self.writer.add_scalar(f"train/{name}", value, int(record["step"]))
 
     def save(
         self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list, partial: dict
@@ -67,13 +76,17 @@ class Snapshots:
         folder = self.out / "steps" / f"{step:08d}"
         temporary = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
-        checkpoints.save(model, temporary)
         state = optimizer.state_dict()["state"]
         tensors = {f"{i}.{key}": torch.as_tensor(value) for i, entry in state.items() for key, value in entry.items()}
-        checkpoints.write_safetensors(temporary / "optimizer.safetensors", tensors)
-        checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history, "partial": partial})
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(temporary, folder)
+        try:
+            checkpoints.save(model, temporary)
+            checkpoints.write_safetensors(temporary / "optimizer.safetensors", tensors)
+            checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history, "partial": partial})
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(temporary, folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         for other in folder.parent.iterdir():
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
@@ -88,13 +101,17 @@ class Snapshots:
     def restore(
         out: Path, model: WorldModel, optimizer: torch.optim.Optimizer
     ) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-        """Load the newest snapshot into model and optimizer: its step, history and partial sums; zeros without one."""
+        """Load the newest snapshot into model and optimizer: its step, history and partial sums; zeros without one.
+
+        Raises:
+            ValueError: if a file of it is damaged or not this model's.
+        """
         folders = sorted(path for path in (out / "steps").glob("*") if path.suffix != ".tmp")
         if not folders:
             return 0, [], {}
         folder = folders[-1]
-        progress = json.loads((folder / "progress.json").read_text())
-        model.load_state_dict(checkpoints.read_safetensors(folder / "model.safetensors"))
+        progress = _read_json(folder / "progress.json")
+        checkpoints.load_tensors(model, folder / "model.safetensors")
         state: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in checkpoints.read_safetensors(folder / "optimizer.safetensors").items():
             index, key = name.split(".", 1)
@@ -104,3 +121,12 @@ class Snapshots:
         lines = "".join(json.dumps(record) + "\n" for record in progress["history"])
         (out / "metrics.jsonl").write_text(lines)
         return progress["step"], progress["history"], progress["partial"]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"{path} is missing or damaged ({error}); remove its folder to go on from before, or train in a new folder"
+        ) from error

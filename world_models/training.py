@@ -14,7 +14,8 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from torch import Tensor
 from .base import Loss, WorldModel
 from .batch import Batch
 from .cpu_settings import flushed_denormals, keep_freed_memory
+from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
@@ -79,8 +81,12 @@ class TrainingConfig:
                 raise ValueError(f"TrainingConfig.{name} must be at least 1, found {getattr(self, name)}")
         if self.warmup_steps < 0:
             raise ValueError(f"TrainingConfig.warmup_steps must not be negative, found {self.warmup_steps}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"TrainingConfig.learning_rate must be positive, found {self.learning_rate}")
+        for name in ("learning_rate", "adam_eps", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"TrainingConfig.{name} must be positive, found {getattr(self, name)}")
+        for name in ("final_factor", "save_minutes"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"TrainingConfig.{name} must not be negative, found {getattr(self, name)}")
         if not 0 <= self.drop_frames < 1:
             raise ValueError(f"TrainingConfig.drop_frames must be in [0, 1), found {self.drop_frames}")
         if self.schedule not in ("cosine", "staircase", "constant"):
@@ -131,7 +137,8 @@ def fit(
         One dictionary per epoch: means of every loss term per valid frame, rates, gradient norm, seconds.
 
     Raises:
-        ValueError: for an empty dataset, or a folder that holds another run.
+        ValueError: for an empty dataset, fewer windows a step than processes, or a folder that holds something else.
+        OSError: if the disk is full; the newest snapshot is still there.
         TrainingDiverged: at the first loss that is not finite.
     """
     from accelerate import Accelerator
@@ -141,6 +148,11 @@ def fit(
         raise ValueError("training needs at least one window, found an empty dataset")
     keep_freed_memory()
     accelerator = Accelerator()
+    if min(len(data), config.batch_size) < accelerator.num_processes:
+        raise ValueError(
+            f"every process needs a window at each step, found {accelerator.num_processes} processes, "
+            f"{len(data)} windows and batch_size {config.batch_size}; use fewer processes or larger batches"
+        )
     # Not Accelerate's mixed precision: that setting is one per process, and runs of both kinds may share a process.
     autocast = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     set_seed(config.seed)
@@ -175,7 +187,7 @@ def fit(
             batch = _drop(batch, config.drop_frames, generator)
             progress = step / max(1, total - 1)
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
-            with autocast():
+            with autocast(), _diverging(batch, step):
                 loss = wrapped(batch, progress=progress, generator=generator)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss.total)
@@ -250,6 +262,21 @@ def _require_finite(loss: Loss, norm: Tensor, step: int) -> None:
         raise TrainingDiverged(f"the gradient at step {step} is not finite although the loss is; {_ADVICE}")
     bad = [name for name, term in loss.terms.items() if not torch.isfinite(term).all()]
     raise TrainingDiverged(f"the loss at step {step} is not finite; terms that are not: {bad or ['total']}; {_ADVICE}")
+
+
+@contextmanager
+def _diverging(batch: Batch, step: int) -> Iterator[None]:
+    """The Kalman filter refuses what is not finite before there is a loss; unless the data are so, that is the model's
+    doing."""
+    try:
+        yield
+    except NotFiniteError as error:
+        if not bool(torch.isfinite(batch.frames[batch.observed]).all()):
+            raise
+        raise TrainingDiverged(
+            f"the loss at step {step} is not finite; the term that is not: the log-evidence of the Kalman filter "
+            f"({error}); {_ADVICE}"
+        ) from error
 
 
 def _drop(batch: Batch, probability: float, generator: torch.Generator) -> Batch:

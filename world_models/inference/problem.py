@@ -189,12 +189,16 @@ def is_concrete(tensor: Tensor) -> bool:
     return True
 
 
+class NotFiniteError(ValueError):
+    """The evidence cannot be computed: what went in is not finite, or a covariance is not positive definite."""
+
+
 def require_finite(problem: Problem, log_evidence: Tensor) -> None:
     """Explain a log-evidence (*batch, T) that is not finite. Looks at concrete tensors only: on an accelerator it would
     stall the queue of kernels, and the NaN stays visible in the result.
 
     Raises:
-        ValueError: for NaN in observed entries of y, or a covariance that is not positive definite.
+        NotFiniteError (a ValueError): for NaN in observed entries of y, or a covariance that is not positive definite.
     """
     if not is_concrete(log_evidence) or bool(torch.isfinite(log_evidence).all()):
         return
@@ -202,14 +206,14 @@ def require_finite(problem: Problem, log_evidence: Tensor) -> None:
     if problem.mask is not None:
         bad = bad & problem.mask
     if bool(bad.any()):
-        raise ValueError(
+        raise NotFiniteError(
             "y is not finite at entries that count as observed; pass mask=torch.isfinite(y) to treat them as missing"
         )
     for name, tensor in zip("y A C Q R m0 P0 offset".split(), problem.tensors(), strict=False):
         if name != "y" and not bool(torch.isfinite(tensor).all()):
-            raise ValueError(f"{name} contains values that are not finite")
+            raise NotFiniteError(f"{name} contains values that are not finite")
     step = int((~torch.isfinite(log_evidence)).nonzero()[0, -1])
-    raise ValueError(
+    raise NotFiniteError(
         f"the covariance C P C' + R of the innovation at step {step} (from 0) is not positive definite, or the state "
         "has overflowed; R must be positive definite, Q and P0 positive semidefinite, all symmetric"
     )
