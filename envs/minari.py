@@ -37,21 +37,13 @@ def export_minari(dataset: Dataset, dataset_id: str, *, author: str | None = Non
     reported numbers to `infos`.
 
     Raises:
-        ImportError: the extra is not installed.
+        gymnasium.error.DependencyNotInstalled: the extra is not installed.
         ValueError: a malformed id, or one that exists already.
     """
     minari = _minari()
-    from minari.dataset.minari_dataset import parse_dataset_id
+    check_new(dataset_id)
     from minari.storage.datasets_root_dir import get_dataset_path
 
-    try:
-        parse_dataset_id(dataset_id)
-    except (ValueError, TypeError) as error:  # TypeError: no version
-        raise ValueError(f"found Minari id {dataset_id!r}, expected namespace/name-v0") from error
-    if get_dataset_path(dataset_id).exists():
-        raise ValueError(
-            f"{get_dataset_path(dataset_id)}: a Minari dataset of this id exists. Give another id or a higher version."
-        )
     manifest = _manifest_of(dataset)
     try:
         with warnings.catch_warnings():
@@ -78,6 +70,27 @@ def export_minari(dataset: Dataset, dataset_id: str, *, author: str | None = Non
     return exported
 
 
+def check_new(dataset_id: str) -> None:
+    """Check, before there is anything to write, that `export_minari` can write to this id.
+
+    Raises:
+        gymnasium.error.DependencyNotInstalled: the extra is not installed.
+        ValueError: a malformed id, or one that exists already.
+    """
+    _minari()
+    from minari.dataset.minari_dataset import parse_dataset_id
+    from minari.storage.datasets_root_dir import get_dataset_path
+
+    try:
+        parse_dataset_id(dataset_id)
+    except (ValueError, TypeError) as error:  # TypeError: no version
+        raise ValueError(f"found Minari id {dataset_id!r}, expected namespace/name-v0") from error
+    if get_dataset_path(dataset_id).exists():
+        raise ValueError(
+            f"{get_dataset_path(dataset_id)}: a Minari dataset of this id exists. Give another id or a higher version."
+        )
+
+
 def import_minari(source: Any, path: str | Path, *, frames: str | None = None) -> Dataset:
     """Write a Minari dataset (its id, or a `minari.MinariDataset`) to the new folder `path` and open it.
 
@@ -86,7 +99,7 @@ def import_minari(source: Any, path: str | Path, *, frames: str | None = None) -
     dataset stores as JPEG come decoded, and `manifest.source["jpeg"]` says so.
 
     Raises:
-        ImportError: the extra is not installed.
+        gymnasium.error.DependencyNotInstalled: the extra is not installed.
         ValueError: no such dataset, no images, unsuitable actions, no episodes, or `path` exists.
     """
     minari = _minari()
@@ -128,7 +141,9 @@ def _minari():
         import minari
         import PIL  # noqa: F401  its image codec
     except ImportError as error:
-        raise ImportError(f"Minari datasets need an extra: pip install 'reverie[minari]' ({error})") from error
+        raise gym.error.DependencyNotInstalled(
+            f"Minari datasets need an extra: pip install 'reverie[minari]' ({error})"
+        ) from error
     return minari
 
 

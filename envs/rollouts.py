@@ -20,7 +20,7 @@ from .making import as_json, check_spaces, open_fitting, time_limit
 from .manifest import FILE_NAME, Manifest, append_shard, read_manifest, reverie_version
 from .policies import POLICIES
 from .seeds import EpisodeGenerators, EpisodeSeeds
-from .shards import DatasetError, check_size
+from .shards import DatasetError, check_digest, check_size
 
 _SHARD_BYTES = 64 * 2**20  # of frames: large enough that a batch touches few shards, small enough to hold in memory
 
@@ -211,6 +211,8 @@ def _begin(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) ->
         )
     for shard in found.shards:
         check_size(path / shard.file, shard.bytes)
+        if found.num_episodes < episodes:  # nothing is added to what was edited
+            check_digest(path / shard.file, shard.sha256)
     return found
 
 

@@ -50,6 +50,10 @@ class Args:
 
 def main(args: Args) -> None:
     """Run `reverie collect`."""
+    if args.minari is not None:
+        from reverie.envs.minari import check_new
+
+        check_new(args.minari)
     if args.env.startswith("minari:"):
         from reverie.envs.minari import import_minari
 

@@ -26,6 +26,8 @@ class Args:
     """Folder of a run, or name of a pretrained model."""
     data: Path | None = None
     """Dataset to test on; by default the validation episodes of the run."""
+    other_world: bool = False
+    """Allow data of another environment than the run's, to see what carries over."""
     out: Path | None = None
     """Folder for figure and video; by default RUN/evaluation, or evaluation/NAME."""
     json: Path | None = None
@@ -49,6 +51,18 @@ class Args:
     seed: int = 0
     """Of everything drawn."""
 
+    def __post_init__(self) -> None:
+        least = {"context": 1, "horizon": 1, "sequences": 1, "samples": 0, "particles": 0, "length": 2, "seed": 0}
+        for name, value in least.items():
+            found = getattr(self, name)
+            if found is not None and found < value:
+                raise ValueError(f"--{name} must be at least {value}, found {found}")
+        if 0 < self.samples < 39:
+            raise ValueError(
+                f"--samples must be at least 39, for an interval of 95 % between two of them, or 0 for no calibration; "
+                f"found {self.samples}"
+            )
+
 
 def main(args: Args) -> None:
     """Run `reverie evaluate`."""
@@ -62,7 +76,7 @@ def main(args: Args) -> None:
     started = time.monotonic()
     folder = resolve(args.run)
     model = load(args.run, args.device)
-    fitting, test, length, notes = episodes_for(folder, model, args.data, args.length)
+    fitting, test, length, notes = episodes_for(folder, model, args.data, args.length, other_world=args.other_world)
     for note in notes:
         ui.say(note)
     evaluation = Evaluation(

@@ -36,7 +36,9 @@ def figure(measured: Measured, path: Path) -> None:
         axis = next(axes)
         for i, (name, values) in enumerate(scores.items()):
             axis.plot(steps, values, color=COLOURS[i % 3], linestyle=("-", "--", "-.")[i // 3 % 3], label=name)
-        axis.set(ylabel="R² of the true state", ylim=(min(0, max(-1, min(map(np.nanmin, scores.values())))), 1.02))
+        # A target that never changes has no R²; a hopeless one must not squeeze the others together.
+        lowest = min((values[np.isfinite(values)].min(initial=0.0) for values in scores.values()), default=0.0)
+        axis.set(ylabel="R² of the true state", ylim=(max(-1.0, lowest), 1.02))
     if found is not None:
         axis.legend(frameon=False)
         axis = next(axes)

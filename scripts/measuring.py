@@ -29,7 +29,7 @@ class Measured:
 
 
 def episodes_for(
-    run: Path, model: Any, data: Path | None, length: int | None
+    run: Path, model: Any, data: Path | None, length: int | None, *, other_world: bool = False
 ) -> tuple[Dataset, Dataset, int, list[str]]:
     """Episodes for the probe and for the test, the window length (by default as in training), and notes for the user.
 
@@ -38,7 +38,8 @@ def episodes_for(
     other episode of `data` and is tested on the rest.
 
     Raises:
-        ValueError: if there is nothing to test on, or the data are of another kind than the model.
+        ValueError: if there is nothing to test on, the data are of another kind than the model, or (without
+            `other_world`) of another environment than those that it learned from.
     """
     from reverie.envs.dataset import Dataset
     from reverie.world_models.checkpoints import read_config
@@ -67,6 +68,13 @@ def episodes_for(
         raise ValueError(f"{run} has no validation episodes here; give --data DIR with others, from {made}")
     for dataset in (fitting, test):
         check_fit(model, dataset)
+    if (learned := extra.get("manifest", {}).get("env_id", test.manifest.env_id)) != test.manifest.env_id:
+        if not other_world:
+            raise ValueError(
+                f"{test.path} holds episodes of {test.manifest.env_id}, the model learned from {learned}; give --data "
+                "of that, or --other-world to see what carries over"
+            )
+        notes.append(f"the model learned from {learned} and is tested on {test.manifest.env_id}")
     return fitting, test, length, notes
 
 

@@ -51,6 +51,10 @@ def main(args: Args) -> None:
     from .reproduce.training_runs import train_run
     from .spaces import spaces_of
 
+    if not 0 <= args.validation < 1:
+        raise ValueError(
+            f"--validation must be a share of the episodes, at least 0 and below 1, found {args.validation}"
+        )
     dataset = Dataset.open(args.data)
     parts = (dataset,) if args.validation == 0 else dataset.split((1 - args.validation, args.validation), seed=0)
     config = _model_config(MODELS.get(args.model), args.set)

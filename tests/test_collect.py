@@ -1,5 +1,7 @@
 """`reverie collect`, as it is typed."""
 
+import sys
+
 import numpy as np
 import pytest
 from reverie.envs.dataset import Dataset
@@ -46,6 +48,17 @@ def test_minari_out_and_in(tmp_path, monkeypatch):
     assert run(*line, "--out", tmp_path / "a") == 0
     assert run("minari:reverie/test-v0", "--out", tmp_path / "b") == 0
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("missing", "message"), [(False, "expected namespace/name-v0"), (True, "reverie[minari]")])
+def test_minari_is_looked_at_before_anything_is_collected(tmp_path, monkeypatch, capsys, missing, message):
+    pytest.importorskip("minari", reason="belongs to the extra: pip install 'reverie[minari]'")
+    if missing:
+        monkeypatch.setitem(sys.modules, "minari", None)
+    assert run(PENDULUM, "--episodes", 2, "--max-steps", 3, "--minari", "bad", "--out", tmp_path / "a") == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.fixture

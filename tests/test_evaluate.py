@@ -81,9 +81,28 @@ def test_data_of_another_world_are_refused(args, tmp_path):
         evaluate.main(replace(args, data=tmp_path / "ball"))
 
 
+def test_another_environment_with_frames_of_the_same_shape_is_refused_unless_meant(args, tmp_path, capsys):
+    collect("reverie/PendulumDamped-v0", tmp_path / "damped", episodes=3, seed=0, max_steps=29, progress=False)
+    few = replace(args, data=tmp_path / "damped", samples=0, particles=0, video="none")
+    with pytest.raises(ValueError, match=r"holds episodes of reverie/PendulumDamped-v0, .* from reverie/Pendulum-v0; "):
+        evaluate.main(few)
+    assert not args.json.exists()
+    evaluate.main(replace(few, other_world=True))
+    assert "learned from reverie/Pendulum-v0 and is tested on reverie/PendulumDamped-v0" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"context": 0}, "at least 1"), ({"context": 30}, "leaves nothing to predict"), ({"samples": 3}, "at least 39")],
+    [
+        ({"context": 0}, "--context must be at least 1, found 0"),
+        ({"horizon": 0}, "--horizon must be at least 1"),
+        ({"sequences": 0}, "--sequences must be at least 1"),
+        ({"particles": -1}, "--particles must be at least 0"),
+        ({"length": 0}, "--length must be at least 2"),
+        ({"context": 30}, "leaves nothing to predict"),
+        ({"samples": 3}, "--samples must be at least 39"),
+        ({"device": "cuda:99"}, "found device 'cuda:99'"),
+    ],
 )
 def test_options_that_cannot_work_are_named(args, change, message):
     with pytest.raises(ValueError, match=message):

@@ -321,6 +321,17 @@ def test_a_damaged_dataset_is_not_continued(tmp_path):
         collect(DOT, tmp_path / "data", episodes=6, **settings)
 
 
+def test_an_edited_dataset_is_not_continued(tmp_path):
+    settings = {"seed": 0, "policy": Scripted(), "shard_episodes": 2} | QUIET
+    collect(DOT, tmp_path / "data", episodes=4, **settings)
+    edited = tmp_path / "data" / shard_name(1)
+    edited.write_bytes(edited.read_bytes()[:-1] + b"\x07")
+    before = {path: path.read_bytes() for path in (tmp_path / "data").iterdir()}
+    with pytest.raises(DatasetError, match=f"{shard_name(1)}: the sha256 .* content was changed"):
+        collect(DOT, tmp_path / "data", episodes=6, **settings)
+    assert {path: path.read_bytes() for path in (tmp_path / "data").iterdir()} == before
+
+
 # ---- our own environments: the vector entry point, the named policies
 
 

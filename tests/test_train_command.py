@@ -50,6 +50,8 @@ def test_a_run_is_not_overwritten_but_resumed(data, tmp_path, capsys):
         (["z_dim"], "name=value, found 'z_dim'"),
         (["--training.learning-rate", "-1"], "learning_rate must be positive"),
         (["--length", "50"], "window length 50"),
+        (["--validation", "1.5"], "--validation must be a share of the episodes, at least 0 and below 1, found 1.5"),
+        (["z_dim=2.5"], "z_dim to 2.5, expected an integer"),
     ],
 )
 def test_mistakes(data, tmp_path, capsys, more, message):
