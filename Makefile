@@ -24,7 +24,7 @@ PYTHON ?=
 TORCH_INDEX ?=
 JOBS ?= 2
 TORCH := torch==2.13.0
-EXTRAS := dev,human,minari,rl
+EXTRAS := dev,human,maze-gl,minari,rl
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install -c constraints.txt $(TORCH)
 READY := $(VENV)/.ready
