@@ -6,6 +6,7 @@ import own_world_model
 import pytest
 import torch
 from reverie.world_models import State, checkpoints, register
+from reverie.world_models.base import check_sequence
 from reverie.world_models.bounds import log_weights
 from reverie.world_models.capabilities import HasCode, HasFeatures, LinearGaussian, PredictsReward, Proposes
 from world_model_contract import (
@@ -200,9 +201,27 @@ def test_mistakes_say_what_was_found(case, model):
             verb((255 * batch.frames).byte(), batch.actions)
         with pytest.raises(ValueError, match="at least one frame, found T = 0"):
             verb(batch.frames[:, :0], batch.actions[:, :0])
+        with pytest.raises(TypeError, match=r"frames must be torch.float64 as the model is, found torch.float32"):
+            verb(batch.frames.float(), batch.actions)
+        with pytest.raises(TypeError, match=r"actions must be torch.float64 as the model is, found torch.float32"):
+            verb(batch.frames, batch.actions.float())
+        with pytest.raises(TypeError, match=r"frames must be a tensor, found ndarray; Spaces.frames converts"):
+            verb(batch.frames.numpy(), batch.actions)
+        broken = batch.actions.clone()
+        broken[2, 3] = torch.nan
+        with pytest.raises(ValueError, match="actions must be finite, found NaN"):
+            verb(batch.frames, broken)
+        check_sequence(model.spaces, batch.frames, broken, valid=torch.arange(6).expand(5, 6) < 3)  # they do not matter
     state = model.observe(batch.frames, batch.actions, sample=False).index(-1)
     with pytest.raises(ValueError, match=r"imagine needs actions of shape \(5, 'H', .*found \(4, 6, "):
         model.imagine(state, batch.actions[:4])
+    with pytest.raises(ValueError, match="at least one action, found H = 0"):
+        model.imagine(state, batch.actions[:, :0])
+    with pytest.raises(ValueError, match="actions must be finite, found NaN"):
+        model.imagine(state, torch.full_like(batch.actions, torch.nan))
+    nothing_of_one = torch.arange(5)[:, None].expand(5, 6) != 2
+    with pytest.raises(ValueError, match=r"hides every frame of a sequence.*at least one True in each"):
+        model.impute(batch.frames, batch.actions, nothing_of_one)
     for nothing in (
         replace(batch, mask=torch.zeros_like(batch.mask)),
         replace(batch, valid=torch.zeros_like(batch.valid)),

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .batch import Batch, Spaces
+from .inference.problem import is_concrete
 from .state import State
 
 
@@ -124,6 +125,11 @@ class WorldModel(nn.Module, ABC):
 
     # ---- what follows from it ----
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """Of the parameters, and so of the frames and actions that the model reads; None without parameters."""
+        return next((parameter.dtype for parameter in self.parameters() if parameter.is_floating_point()), None)
+
     def forward(self, batch: Batch, *, progress: float = 1.0, generator: torch.Generator | None = None) -> Loss:
         """`loss`, under the name that data-parallel wrappers call."""
         return self.loss(batch, progress=progress, generator=generator)
@@ -152,7 +158,9 @@ class WorldModel(nn.Module, ABC):
         Returns:
             The state after each frame, leaves (*batch, T, ...).
         """
-        batch_shape, length = check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        batch_shape, length = check_sequence(
+            self.spaces, frames, actions, dtype=self.dtype, mask=mask, valid=valid, is_first=is_first
+        )
         observed = valid if mask is None else mask if valid is None else mask & valid
         states: list[State] = []
         for t in range(length):
@@ -186,6 +194,9 @@ class WorldModel(nn.Module, ABC):
                 f"imagine needs actions of shape {(*state.batch_shape, 'H', self.spaces.action_dim)}, "
                 f"found {tuple(actions.shape)}"
             )
+        if actions.shape[-2] == 0:
+            raise ValueError("imagine needs at least one action, found H = 0")
+        _require_finite_actions(actions)
         states = []
         for t in range(actions.shape[-2]):
             predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
@@ -213,20 +224,36 @@ class WorldModel(nn.Module, ABC):
         )
 
     def impute(self, frames: Tensor, actions: Tensor, mask: Tensor) -> Distribution:
-        """p(x_t | the frames that `mask` shows), for every t: (*batch, T) distributions over frames."""
+        """p(x_t | the frames that `mask` shows), for every t: (*batch, T) distributions over frames.
+
+        Raises:
+            ValueError: for a mask that shows nothing of some sequence.
+        """
+        if mask.dtype == torch.bool and not bool(mask.any(-1).all()):
+            raise ValueError(
+                "the mask hides every frame of a sequence, so there is nothing to impute from; expected at least one "
+                "True in each (to generate without frames, imagine from initial_state)"
+            )
         return self.decode(self.smooth(frames, actions, mask=mask, sample=False))
 
 
 def check_sequence(
-    spaces: Spaces, frames: Tensor, actions: Tensor, **flags: Tensor | None
+    spaces: Spaces, frames: Tensor, actions: Tensor, *, dtype: torch.dtype | None = None, **flags: Tensor | None
 ) -> tuple[tuple[int, ...], int]:
     """Check the arguments of a sequence verb and return (batch_shape, T).
 
+    Args:
+        dtype: that frames and actions must have; None for any.
+        flags: `mask`, `valid` and `is_first`.
+
     Raises:
-        ValueError: naming the argument, its shape and the shape that fits.
-        TypeError: for frames that are not floating point, or a flag that is not boolean.
+        ValueError: naming the argument, its shape and the shape that fits, or for actions that are not finite.
+        TypeError: for frames that are not floating point, another `dtype`, or a flag that is not boolean.
     """
     event_rank = len(spaces.frame_shape)
+    for name, value in (("frames", frames), ("actions", actions)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, found {type(value).__name__}; Spaces.{name} converts arrays")
     if not frames.is_floating_point():
         raise TypeError(f"frames must be floating point, found {frames.dtype}; Spaces.frames converts a world's frames")
     if frames.ndim < event_rank + 1 or tuple(frames.shape[-event_rank:]) != spaces.frame_shape:
@@ -243,7 +270,22 @@ def check_sequence(
             raise TypeError(f"{name} must be a bool tensor, found {flag.dtype}")
     if leading[-1] == 0:
         raise ValueError("a sequence needs at least one frame, found T = 0")
+    for name, value in (("frames", frames), ("actions", actions)):
+        if dtype is not None and value.dtype != dtype:
+            raise TypeError(f"{name} must be {dtype} as the model is, found {value.dtype}; convert one by .to(dtype)")
+    matters = ~flags["is_first"] if flags.get("is_first") is not None else torch.ones_like(actions[..., 0]).bool()
+    matters = matters if flags.get("valid") is None else matters & flags["valid"]
+    _require_finite_actions(actions[..., 1:, :], matters[..., 1:])
     return leading[:-1], leading[-1]
+
+
+def _require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> None:
+    """Looks at concrete tensors only: on an accelerator it would stall the queue of kernels."""
+    if not is_concrete(actions) or bool(torch.isfinite(actions).all()):
+        return
+    bad = ~torch.isfinite(actions).all(-1)
+    if bool((bad if matters is None else bad & matters).any()):
+        raise ValueError("actions must be finite, found NaN or infinity; mend the data or the policy they come from")
 
 
 def check_batch(spaces: Spaces, batch: Batch) -> None:

@@ -273,7 +273,8 @@ class KVAE(WorldModel):
     def observe(
         self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
     ) -> KVAEState:
-        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        flags = {"mask": mask, "valid": valid, "is_first": is_first}
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         if state is not None:
             return super().observe(
                 frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
@@ -285,7 +286,8 @@ class KVAE(WorldModel):
     def smooth(
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
     ) -> KVAEState:
-        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        flags = {"mask": mask, "valid": valid, "is_first": is_first}
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
         trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
         smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)

@@ -236,7 +236,9 @@ class LGSSM(WorldModel):
         A fresh start is a step with A = 0 and the moments of z_1; a step outside `valid` stands still with A = I,
         Q = 0 and no frame. Both are exact, for the smoother too.
         """
-        batch_shape, _ = check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        batch_shape, _ = check_sequence(
+            self.spaces, frames, actions, dtype=self.dtype, mask=mask, valid=valid, is_first=is_first
+        )
         m0, P0, A, Q, offset = self.m0, self.P0, self.A, self.Q, apply(self.B, actions)
         if state is not None:
             start = self.predict(state, actions[..., 0, :])

@@ -275,7 +275,7 @@ def _diverging(batch: Batch, step: int) -> Iterator[None]:
             raise
         raise TrainingDiverged(
             f"the loss at step {step} is not finite; the term that is not: the log-evidence of the Kalman filter "
-            f"({error}); {_ADVICE}"
+            f"({str(error).partition(';')[0]}); {_ADVICE}"
         ) from error
 
 
