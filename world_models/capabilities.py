@@ -103,3 +103,14 @@ class Proposes(Protocol):
         generator: torch.Generator | None = None,
     ) -> Proposal:
         """Draw z_t ~ q given the predicted state and the frame, and weigh it."""
+
+
+@runtime_checkable
+class ScoresTransition(Protocol):
+    """A tractable transition density, for backward sampling of trajectories.
+
+    Not for models whose deterministic part remembers the whole path of z (a VRNN): there z_{t+1} tells its parent.
+    """
+
+    def log_transition(self, state: State, action: Tensor, next_state: State) -> Tensor:
+        """log p(z_t | z_{t-1}, u_t) (*batch) of two drawn states; `action` (*batch, A) led to `next_state`."""

@@ -35,7 +35,7 @@ from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
 from .distributions import normal_like
 from .inference import linear_gaussian as inference
-from .inference.reference import apply, condition, factor, hide, predict, symmetrise
+from .inference.reference import LOG_2PI, apply, condition, factor, hide, predict, symmetrise
 from .state import State, event
 
 PROPOSALS = ("prior", "optimal", "exact")
@@ -321,6 +321,25 @@ class LGSSM(WorldModel):
         lead = actions.shape[:-1]
         A, B, C, Q, R = (matrix.expand(*lead, -1, -1) for matrix in (self.A, self.B, self.C, self.Q, self.R))
         return LinearGaussianPath(A=A, B=B, C=C, Q=Q, R=R, mean=state.mean, cov=state.cov)
+
+    def log_transition(self, state: LGSSMState, action: Tensor, next_state: LGSSMState) -> Tensor:
+        """log N(z_t; A z_{t-1} + B u_t, Q) in nats (*batch).
+
+        Raises:
+            ValueError: if Q is singular, or a state is a belief and not drawn.
+        """
+        if bool((state.cov != 0).any()) or bool((next_state.cov != 0).any()):
+            raise ValueError(
+                "log_transition scores drawn states, found beliefs with a covariance; filter with the proposal "
+                "'prior' or 'optimal', which draw z"
+            )
+        root, info = torch.linalg.cholesky_ex(self.Q)
+        if int(info):
+            raise ValueError("log_transition needs a Q of full rank, found a singular one")
+        noise = next_state.mean - state.mean @ self.A.mT - action @ self.B.mT
+        # One small inverse for very many pairs of states is many times faster than as many triangular solves.
+        white = noise @ torch.linalg.inv(root).mT
+        return -0.5 * (white.square() + LOG_2PI).sum(-1) - root.diagonal().abs().log().sum()
 
     def encode_context(self, frames, actions, mask, valid) -> None:
         """All proposals are filtering ones."""

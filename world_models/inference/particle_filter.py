@@ -120,7 +120,7 @@ def particle_filter(
     ancestors = own
     for t in range(steps):
         if t:
-            ancestors, previous = _ancestors(previous, own, resampling, threshold, generator)
+            ancestors, previous, _ = choose_ancestors(previous, resampling, threshold, generator=generator)
             parents = take(states, ancestors)
             if proposal is None:
                 states = model.transition(parents, t, generator)
@@ -175,6 +175,63 @@ def resample(
     return torch.searchsorted(cumulative, position, right=True).clamp(max=log_weights.shape[-1] - 1)
 
 
+def choose_ancestors(
+    log_weights: Tensor, scheme: Resampling, threshold: float, *, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Parents of the next step's particles: sequences below the threshold are resampled, the others go on as they are.
+
+    Args:
+        log_weights: (*batch, P) normalised.
+        threshold: as `particle_filter`.
+
+    Returns:
+        Indices (*batch, P), the log-weights (*batch, P) that the parents bring, and where was resampled (*batch) bool.
+    """
+    count = log_weights.shape[-1]
+    resampled = torch.ones(log_weights.shape[:-1], dtype=torch.bool, device=log_weights.device)
+    own = torch.arange(count, device=log_weights.device).expand(log_weights.shape)
+    if threshold == 0:
+        return own, log_weights, ~resampled
+    drawn = resample(log_weights, scheme, generator=generator)
+    uniform = torch.full_like(log_weights, -math.log(count))
+    if threshold == 1:
+        return drawn, uniform, resampled
+    effective = (-(2 * log_weights.detach()).logsumexp(-1)).exp()
+    poor = effective < threshold * count
+    here = poor.unsqueeze(-1)
+    return torch.where(here, drawn, own), torch.where(here, uniform, log_weights), poor
+
+
+def log_probability(indices: Tensor, log_weights: Tensor, scheme: Resampling) -> Tensor:
+    """log-probability (*batch) of what `resample` drew, differentiable in the weights.
+
+    With cumulative weights c and M draws: multinomial draws are independent, Σ_k log W_{a_k}; stratified ones too, but
+    draw k sees the part [k, k + 1) / M of the unit interval only; systematic ones share one uniform number u, and the
+    probability of all of them is the length of the interval of u in which none of them changes.
+
+    Args:
+        indices: (*batch, M) as drawn.
+        log_weights: (*batch, P), normalised or not.
+
+    Raises:
+        ValueError: for an unknown scheme.
+    """
+    _check_scheme(scheme)
+    log_weights = torch.log_softmax(log_weights.double(), -1)
+    if scheme == "multinomial":
+        return log_weights.gather(-1, indices).sum(-1)
+    upper = log_weights.exp().cumsum(-1)
+    lower = torch.cat([torch.zeros_like(upper[..., :1]), upper[..., :-1]], -1)
+    count = indices.shape[-1]
+    part = torch.arange(count, device=indices.device)
+    # The uniform numbers in [0, 1) with which each draw k is what it is, in its own part.
+    end = (upper.gather(-1, indices) * count - part).clamp(max=1.0)
+    start = (lower.gather(-1, indices) * count - part).clamp(min=0.0)
+    if scheme == "systematic":
+        end, start = end.amin(-1, keepdim=True), start.amax(-1, keepdim=True)
+    return (end - start).clamp(min=torch.finfo(torch.float64).tiny).log().sum(-1)
+
+
 def take(states: Tensor, indices: Tensor) -> Tensor:
     """states (*batch, P, z) at indices (*batch, M), (*batch, M, z)."""
     return states.gather(-2, indices.unsqueeze(-1).expand(*indices.shape, states.shape[-1]))
@@ -216,22 +273,6 @@ def sample_trajectories(
         z = take(states, index)
         path.append(z)
     return torch.stack(path[::-1], -2)
-
-
-def _ancestors(
-    log_weights: Tensor, own: Tensor, scheme: Resampling, threshold: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor]:
-    """Parents of the next step and the weights they bring: sequences below the threshold are resampled."""
-    count = own.shape[-1]
-    if threshold == 0:
-        return own, log_weights
-    drawn = resample(log_weights, scheme, generator=generator)
-    uniform = torch.full_like(log_weights, -math.log(count))
-    if threshold == 1:
-        return drawn, uniform
-    effective = (-(2 * log_weights).logsumexp(-1, keepdim=True)).exp()
-    poor = effective < threshold * count
-    return torch.where(poor, drawn, own), torch.where(poor, uniform, log_weights)
 
 
 def _check_scheme(scheme: str) -> None:

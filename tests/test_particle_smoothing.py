@@ -1,0 +1,104 @@
+"""Particle smoothers of a world model beside the Kalman smoother."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from reverie.world_models import KVAE, KVAEConfig, Spaces, particles
+from reverie.world_models.particle_smoothing import fixed_lag, genealogy, sample_trajectories
+from test_bounds import T, make_batch, make_model, seed
+
+K = 2000
+
+
+@pytest.fixture(scope="module")
+def smoothed():
+    """The model, windows with every kind of gap, the particles of a bootstrap filter, and the exact smoother."""
+    model, batch = make_model("prior"), make_batch(flags=True)
+    kept = particles.filter(model, batch, K, generator=seed(0))
+    flags = {"mask": batch.mask, "valid": batch.valid, "is_first": batch.is_first}
+    return model, batch, kept, model.smooth(batch.frames, batch.actions, **flags)
+
+
+def far(z, log_weights, exact):
+    """Distance (batch, T) of the sample's mean from the exact one, in exact standard deviations."""
+    weights = log_weights.softmax(1)
+    mean = (weights.reshape(weights.shape + (1,) * (z.ndim - weights.ndim)) * z).sum(1)
+    return ((mean - exact.mean) / exact.cov.diagonal(dim1=-2, dim2=-1).sqrt()).abs().amax(-1)
+
+
+def test_genealogy_is_a_smoothing_sample_that_coalesces(smoothed):
+    _, _, kept, exact = smoothed
+    paths, log_weights = genealogy(kept)
+    assert paths.batch_shape == (3, K, T)
+    assert bool((far(paths.mean, log_weights, exact) < 0.25).all())
+    unique = [len(paths.mean[0, :, t].unique(dim=0)) for t in range(T)]
+    assert unique == sorted(unique) and unique[0] < unique[-1]
+    # A path goes through particles, each the parent of the next: a plain loop over one of them.
+    index, t = 5, T - 1
+    while t >= 0:
+        torch.testing.assert_close(paths.mean[1, 5, t], kept.states.mean[1, index, t])
+        index, t = int(kept.ancestors[1, index, t]), t - 1
+
+
+def test_fixed_lag_goes_from_the_filter_to_the_genealogy(smoothed):
+    model, batch, kept, _ = smoothed
+    states, log_weights = fixed_lag(kept, 0)
+    torch.testing.assert_close(states.mean, kept.states.mean)
+    torch.testing.assert_close(log_weights, kept.log_weights)
+    for lag in (T - 1, T + 3):
+        states, log_weights = fixed_lag(kept, lag)
+        paths, last = genealogy(kept)
+        torch.testing.assert_close(states.mean, paths.mean)
+        torch.testing.assert_close(log_weights, last[..., None].expand(3, K, T))
+    # With lag 2, step t is exact for a sequence that ends at t + 2.
+    states, log_weights = fixed_lag(kept, 2)
+    for t in range(T):
+        seen = torch.arange(T) <= t + 2
+        flags = {"mask": batch.mask & seen, "valid": batch.valid, "is_first": batch.is_first}
+        exact = model.smooth(batch.frames, batch.actions, **flags)
+        assert bool((far(states.mean, log_weights, exact)[:, t] < 0.25).all())
+    with pytest.raises(ValueError, match="lag must not be negative, found -1"):
+        fixed_lag(kept, -1)
+
+
+def test_backward_sampling_gives_the_posterior_of_trajectories(smoothed):
+    model, batch, kept, exact = smoothed
+    paths = sample_trajectories(model, batch, kept, 300, generator=seed(1)).mean
+    assert paths.shape == (3, 300, T, 3)
+    assert bool((far(paths, torch.zeros(3, 300), exact) < 0.25).all())
+    variance, wanted = paths.var(1), exact.cov.diagonal(dim1=-2, dim2=-1)
+    assert bool(((variance / wanted).log().abs() < 0.4).all())
+    first, lineage = (len(p[0, :, 0].unique(dim=0)) for p in (paths, genealogy(kept)[0].mean[:, :300]))
+    assert first > lineage
+    assert torch.equal(paths[2, :, 5], paths[2, :, 4])  # the window has ended
+
+
+def test_transition_density_is_that_of_the_normal_distribution():
+    model, z = make_model("prior"), torch.randn(2, 4, 3, generator=seed(0), dtype=torch.float64)
+    action = torch.randn(4, 1, generator=seed(1), dtype=torch.float64)
+    before, after = (model.initial_state((4,)).map(torch.zeros_like) for _ in range(2))
+    before, after = replace(before, mean=z[0]), replace(after, mean=z[1])
+    mean = z[0] @ model.A.mT + action @ model.B.mT
+    expected = torch.distributions.MultivariateNormal(mean, model.Q).log_prob(z[1])
+    torch.testing.assert_close(model.log_transition(before, action, after), expected)
+
+
+def test_what_cannot_be_sampled_backwards_is_told():
+    batch = make_batch()
+    kvae = KVAE(KVAEConfig(network="mlp", a_dim=2, z_dim=2, num_mixtures=1, hidden=(3,)), Spaces((1, 2, 2), 1))
+    kept = particles.filter(make_model("exact"), batch, 3, generator=seed(0))
+    with pytest.raises(TypeError, match="needs a model with `log_transition`, found KVAE"):
+        sample_trajectories(kvae, batch, kept, 2)
+    with pytest.raises(ValueError, match="found beliefs with a covariance"):
+        sample_trajectories(make_model("exact"), batch, kept, 2)
+    with pytest.raises(ValueError, match="samples must be at least 1"):
+        sample_trajectories(make_model("prior"), batch, kept, 0)
+
+
+def test_one_step_needs_no_going_back():
+    model, batch = make_model("prior"), make_batch().map(lambda leaf: leaf[:, :1])
+    kept = particles.filter(model, batch, 50, generator=seed(0))
+    for z in (genealogy(kept)[0], fixed_lag(kept, 3)[0]):
+        torch.testing.assert_close(z.mean, kept.states.mean)
+    assert sample_trajectories(model, replace(batch), kept, 7, generator=seed(0)).batch_shape == (3, 7, 1)
