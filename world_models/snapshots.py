@@ -48,6 +48,8 @@ class Snapshots:
             if not resume:
                 raise ValueError(f"{out} already holds a run; resume it (--resume) or choose another folder")
             found = _read_json(path)
+            # A setting that is younger than the run had its default.
+            found["training"] = dataclasses.asdict(type(config)()) | found.get("training", {})
             differs = [key for key in settings if found.get(key) != json.loads(json.dumps(settings[key]))]
             if differs:
                 raise ValueError(

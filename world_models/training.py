@@ -27,9 +27,11 @@ from torch import Tensor
 
 from .base import Loss, WorldModel
 from .batch import Batch
+from .bounds import Bound
 from .cpu_settings import flushed_denormals, keep_freed_memory
 from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
+from .training_bounds import Objective
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
 LOOK_STEPS = 10  # steps between two looks at the loss on an accelerator, which must wait for each
@@ -64,6 +66,17 @@ class TrainingConfig:
     """Adam's epsilon."""
     clip_norm: float = 150.0
     """Largest global norm of the gradient."""
+    bound: str = "elbo"
+    """What is maximised: elbo (the model's own loss), or a particle bound iwae-K or fivo-K with K particles, for any
+    model that proposes. Heads are trained beside it."""
+    proposal_bound: str = ""
+    """Another bound for the parameters of the proposal (alternating ELBOs); by default all have the same."""
+    resampling: Literal["systematic", "stratified", "multinomial"] = "systematic"
+    """How fivo resamples."""
+    resampling_threshold: float = 1.0
+    """fivo resamples when the effective number of particles falls below this share; 1: before every step."""
+    resampling_gradient: Literal["dropped", "kept"] = "dropped"
+    """Whether fivo's choice of ancestors has a gradient (unbiased, and very noisy)."""
     drop_frames: float = 0.0
     """Probability with which each frame of a training window is hidden from the model."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -93,6 +106,20 @@ class TrainingConfig:
             raise ValueError(f"TrainingConfig.schedule must be cosine, staircase or constant, found {self.schedule!r}")
         if self.precision not in ("float32", "bf16"):
             raise ValueError(f"TrainingConfig.precision must be float32 or bf16, found {self.precision!r}")
+        self.bounds()
+
+    def bounds(self) -> tuple[Bound, Bound | None]:
+        """The bound of all parameters, or of the generative ones and another of the proposal's.
+
+        Raises:
+            ValueError: for a text that is no bound.
+        """
+
+        def read(text: str) -> Bound:
+            options = (self.resampling, self.resampling_threshold, self.resampling_gradient)
+            return Bound.parse(text, **dict(zip(("resampling", "threshold", "gradient"), options, strict=True)))
+
+        return read(self.bound), read(self.proposal_bound) if self.proposal_bound else None
 
     def rate_factor(self, step: int, total: int, epoch: int) -> float:
         """Learning rate at `step` of `total`, over the highest one."""
@@ -160,7 +187,10 @@ def fit(
         [{"params": g["params"], "name": g["name"]} for g in model.parameter_groups(0.0)],
         lr=config.learning_rate, eps=config.adam_eps,
     )  # fmt: skip
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    bound, proposal_bound = config.bounds()
+    own_loss = bound.kind == "elbo" and proposal_bound is None
+    objective = model if own_loss else Objective(model, bound, proposal_bound)
+    wrapped, optimizer = accelerator.prepare(objective, optimizer)
     data = _cached(data, accelerator.device)
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs

@@ -1,0 +1,134 @@
+"""Training by particle bounds, and by one bound for the model and another for its proposal."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from own_world_model import OwnConfig, OwnModel
+from reverie.world_models import LGSSM, Batch, Spaces
+from reverie.world_models.bounds import Bound
+from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit
+from reverie.world_models.training_bounds import Objective, parts_of
+from test_bounds import make_batch, make_model, seed
+from tiny_training import lgssm, windows
+
+
+class Parted(OwnModel):
+    """Tells its parameters apart; its emission counts as shared."""
+
+    def parameter_groups(self, progress):
+        parts = {
+            "generative": [*self.transition.parameters()],
+            "proposal": [*self.encoder.parameters(), self.encoder_log_std],
+            "shared": [*self.decoder.parameters(), self.frame_log_std],
+        }
+        return [{"name": p, "part": p, "params": params, "lr_factor": 1.0} for p, params in parts.items()]
+
+
+def parted():
+    torch.manual_seed(0)
+    return Parted(OwnConfig(), Spaces((2,), 1))
+
+
+DATA = windows(8, image=False)
+WINDOWS = Batch.from_numpy(DATA[slice(None)], Spaces((2,), 1))
+
+
+def gradients(loss, model):
+    found = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    names = [name for name, _ in model.named_parameters()]
+    return {name: torch.zeros(()) if g is None else g for name, g in zip(names, found, strict=True)}
+
+
+@pytest.mark.parametrize("first", ["elbo", "iwae-7", "fivo-7"])
+def test_each_part_climbs_its_own_bound(first):
+    model, bounds = parted(), (Bound.parse(first), Bound.parse("iwae-2"))
+    objective, generator = Objective(model, *bounds), seed(0)
+    loss = objective(WINDOWS, generator=seed(0))
+    apart = [gradients(-b(model, WINDOWS, generator=generator).sum() / WINDOWS.observed.sum(), model) for b in bounds]
+    together = gradients(loss.total, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for part, parameters in parts_of(model).items():
+        for name in (names[id(parameter)] for parameter in parameters):
+            expected = {
+                "generative": apart[0][name],
+                "proposal": apart[1][name],
+                "shared": apart[0][name] + apart[1][name],
+            }
+            torch.testing.assert_close(together[name], expected[part], msg=lambda text, name=name: f"{name}: {text}")
+    different = [name for name in names.values() if not torch.allclose(apart[0][name], apart[1][name], rtol=1e-2)]
+    assert len(different) >= 4
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert "proposal iwae-2" in loss.terms and loss.elbo.shape == WINDOWS.rewards.shape
+
+
+def test_one_bound_is_its_gradient_and_its_steps_add_up():
+    model, batch = make_model("prior").requires_grad_(), make_batch(flags=True)
+    batch = replace(batch, rewards=torch.ones_like(batch.rewards))
+    for bound in (Bound("iwae", 4), Bound("fivo", 4, gradient="kept", threshold=0.7)):
+        steps = bound.per_step(model, batch, generator=seed(0))
+        torch.testing.assert_close(steps.sum(-1), bound(model, batch, generator=seed(0)))
+        assert bool((steps[~batch.valid] == 0).all())
+        loss = Objective(model, bound)(batch, generator=seed(0))
+        torch.testing.assert_close(loss.elbo, steps)
+        wanted = gradients(-steps.sum() / batch.observed.sum(), model)
+        found = gradients(loss.total, model)
+        heads = gradients(model.loss(batch).total, model)
+        for name in wanted:  # heads learn as ever, beside the bound
+            of_a_head = name.startswith(("reward", "continue", "state_cost", "action_cost"))
+            torch.testing.assert_close(found[name], heads[name] if of_a_head else wanted[name])
+        assert float(heads["reward_weight"].abs().sum()) > 0
+
+
+def test_fit_maximises_the_bound_and_logs_it():
+    model = parted()
+    config = TrainingConfig(
+        epochs=40, batch_size=8, learning_rate=3e-2, bound="fivo-8", proposal_bound="iwae-2", resampling_threshold=0.5
+    )
+    history = fit(model, DATA, config)
+    assert history[-1]["fivo-8_per_frame"] > history[0]["fivo-8_per_frame"] + 0.3
+    assert history[-1]["proposal iwae-2_per_frame"] > history[0]["proposal iwae-2_per_frame"] + 0.3
+    assert history[-1]["elbo_per_frame"] == history[-1]["fivo-8_per_frame"]
+
+
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
+    config = TrainingConfig(epochs=3, batch_size=4, save_minutes=0.0, bound="fivo-3", proposal_bound="iwae-2")
+    whole, first, second = parted(), parted(), parted()
+    for model in (whole, first, second):
+        model.name = "own"
+    fit(whole, DATA, config)
+    fit(first, DATA, config, out=tmp_path, stop_after=3)
+    fit(second, DATA, config, out=tmp_path, resume=True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name])
+    with pytest.raises(ValueError, match="other settings"):
+        fit(parted(), DATA, replace(config, bound="fivo-4"), out=tmp_path, resume=True)
+
+
+def test_all_particles_dead_stops_training_by_name():
+    class Dead(LGSSM):
+        def propose(self, *args, **kwargs):
+            proposal = super().propose(*args, **kwargs)
+            return replace(proposal, log_weight=proposal.log_weight - torch.inf)
+
+    model = lgssm()
+    model.__class__ = Dead
+    with pytest.raises(TrainingDiverged, match=r"step 0 .*\['fivo-3'\]"):
+        fit(model, DATA, TrainingConfig(epochs=1, batch_size=4, bound="fivo-3"))
+
+
+def test_what_cannot_be_trained_so_is_told():
+    with pytest.raises(ValueError, match="a bound is written elbo, iwae-K or fivo-K"):
+        TrainingConfig(bound="smc-3")
+    with pytest.raises(ValueError, match="a bound is written elbo"):
+        TrainingConfig(proposal_bound="10")
+    with pytest.raises(
+        ValueError, match=r"needs a model whose parameter_groups have one of part 'proposal'; those of LGSSM"
+    ):
+        fit(lgssm(), DATA, TrainingConfig(bound="fivo-3", proposal_bound="iwae-3"))
+    model = parted()
+    model.parameter_groups = lambda progress: [{"name": "all", "part": "encoder", "params": [], "lr_factor": 1.0}]
+    with pytest.raises(ValueError, match="parameter group 'all' of Parted has part 'encoder'"):
+        Objective(model, Bound("iwae", 2))
+    with pytest.raises(TypeError, match="the bound iwae-2 needs a model with `propose`, found Linear"):
+        Objective(torch.nn.Linear(1, 1), Bound("iwae", 2))
