@@ -161,9 +161,18 @@ def metrics_of(name: str, result: ClosedLoop) -> dict[str, Any]:
     """Metrics of one planner under the keys of the planning experiments."""
     metrics: dict[str, Any] = {f"return/{name}": result.returns["agent"], f"plan_ms/{name}": result.plan_ms}
     metrics |= {f"return/{key}": values for key, values in result.returns.items() if key != "agent"}
-    if result.normalised_return is not None:
-        metrics[f"normalised_return/{name}"] = result.normalised_return
+    if (value := scaled(result)[0]) is not None:
+        metrics[f"normalised_return/{name}"] = value
     return metrics
+
+
+def scaled(result: ClosedLoop) -> tuple[float | None, str]:
+    """The normalised return and nothing to say, or None and why there is none: what was measured is shown anyway."""
+    try:
+        value = result.normalised_return
+    except ValueError as error:
+        return None, str(error)
+    return value, "" if value is not None else "no normalised return: the environment does not offer its dynamics"
 
 
 Task = tuple["Planner", "Objective"]
@@ -219,11 +228,13 @@ def show(results: Mapping[str, ClosedLoop], title: str) -> None:
     rows: list[tuple[Any, ...]] = []
     baselines: dict[str, np.ndarray] = {}
     for name, result in results.items():
-        rows.append((name, *_summary(result.returns["agent"]), result.normalised_return, result.plan_ms))
+        rows.append((name, *_summary(result.returns["agent"]), scaled(result)[0], result.plan_ms))
         baselines |= {key: values for key, values in result.returns.items() if key != "agent"}
     rows += [(name, *_summary(values), None, None) for name, values in sorted(baselines.items())]
     columns = ("plans with", "return", "± standard error", "worst", "normalised", "ms per plan")
     ui.table(columns, rows, title=title)
+    for note in sorted({scaled(result)[1] for result in results.values()} - {""}):
+        ui.say(note)
 
 
 def save_video(path: Path, result: ClosedLoop) -> None:

@@ -1,8 +1,10 @@
 """What the commands show while they work: progress bars and tables, plain text where there is no terminal.
 
 Progress goes to standard error, results to standard output, so that ``reverie ... > file`` keeps the results only.
+Where torchrun or Accelerate started several processes, the first one speaks for all.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +13,15 @@ from contextlib import contextmanager
 PLAIN_SECONDS = 10.0  # without a terminal, progress is a line at most this often
 
 
+def speaks() -> bool:
+    """Whether this process is the only one, or the first of those that run together."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(message: str) -> None:
     """One line about what is happening now."""
-    print(message, file=sys.stderr, flush=True)
+    if speaks():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -28,7 +36,7 @@ def progress(description: str, total: int | None = None) -> Iterator[Callable[..
             for batch in batches:
                 advance(loss=step(batch))
     """
-    show = _bar if sys.stderr.isatty() else _lines
+    show = _bar if sys.stderr.isatty() and speaks() else _lines
     with show(description, total) as advance:
         yield advance
 
@@ -86,6 +94,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: st
     for row in rows:
         if len(row) != len(columns):
             raise ValueError(f"a row has {len(row)} cells, the table has {len(columns)} columns: {row!r}")
+    if not speaks():
+        return
     cells = [[cell(value) for value in row] for row in rows]
     numeric = [bool(rows) and all(isinstance(row[i], (int, float)) for row in rows) for i in range(len(columns))]
     if sys.stdout.isatty():

@@ -206,6 +206,21 @@ def test_plain_table(capsys):
         ui.table(("name", "value"), [("a", 1, 2)])
 
 
+def test_only_the_first_of_several_processes_speaks(monkeypatch, capsys):
+    def everything():
+        ui.say("hello")
+        ui.table(("a",), [(1,)])
+        with ui.progress("work", total=1) as advance:
+            advance()
+        return capsys.readouterr()
+
+    monkeypatch.setenv("RANK", "1")
+    assert everything() == ("", "")
+    monkeypatch.setenv("RANK", "0")
+    shown = everything()
+    assert "a" in shown.out and "hello" in shown.err and "work" in shown.err
+
+
 def test_plain_progress(capsys, monkeypatch):
     with ui.progress("working", total=4) as advance:
         advance(3, loss=0.123456)

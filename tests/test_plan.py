@@ -63,6 +63,19 @@ def test_mistakes_are_explained_and_leave_files_alone(run, tmp_path, capsys, opt
     assert result.read_text() == "precious"
 
 
+def test_a_world_that_actions_do_not_change_has_no_scale_but_returns(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = KVAE(KVAEConfig(network="mlp"), Spaces((1, 32, 32), 1))
+    manifest = {"env_id": "reverie/BouncingBall-v0", "env_kwargs": {"max_episode_steps": 3}}
+    run, result = save(model, tmp_path / "run", extra={"manifest": manifest}), tmp_path / "plan.json"
+    options = ["--horizon", "2", "--set", "num_candidates=10", "num_elites=2", "--episodes", "1", "--json", str(result)]
+    assert main(["plan", str(run), *options]) == 0
+    shown = capsys.readouterr()
+    assert "this gives no scale; use more episodes" in shown.err and "true-dynamics" in shown.out
+    metrics = read_result(result)["metrics"]
+    assert {"return/cem", "return/random", "plan_ms/cem"} < metrics.keys() and "normalised_return/cem" not in metrics
+
+
 def test_unknown_run_is_refused(capsys):
     assert main(["plan", "no-such-run"]) == 2
     assert "neither a folder" in capsys.readouterr().err
