@@ -8,6 +8,7 @@ seed). ``references`` holds published or peers' figures under the same keys. REA
 
 import dataclasses
 import datetime
+import errno
 import importlib.metadata
 import json
 import math
@@ -113,8 +114,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(partial, 0o644)
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"the disk is full: {len(data) / 2**20:.2f} MiB did not fit; what was there before still is. Free some "
+                "space and run the same command again",
+                str(path),
+            ) from error
         raise
 
 
