@@ -94,9 +94,10 @@ class OwnModel(WorldModel):
         log_likelihood = self._log_likelihood(states, batch.frames, batch.observed)
         terms = {"reconstruction": log_likelihood, "kl": torch.where(batch.valid, -kl, 0.0)}
         elbo = sum(terms.values())
-        return Loss(-elbo.sum() / batch.observed.sum(), terms, elbo)
+        count = batch.observed.sum()
+        return Loss(-elbo.sum() / count, terms, elbo, divergence=("kl",), count=count)
 
-    def encode_context(self, frames, actions, mask, valid) -> None:
+    def encode_context(self, frames, actions, mask, valid, is_first=None) -> None:
         return None
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:

@@ -135,7 +135,7 @@ class ContextModel(LGSSM):
 
     as_state: bool
 
-    def encode_context(self, frames, actions, mask, valid):
+    def encode_context(self, frames, actions, mask, valid, is_first=None):
         return FrameContext(frames) if self.as_state else frames
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None):

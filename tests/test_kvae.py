@@ -269,7 +269,7 @@ def test_alpha_waits_for_the_warmup():
     model = make(warmup=0.25)
     factors = {p: {g["name"]: g["lr_factor"] for g in model.parameter_groups(p)} for p in (0.0, 0.24, 0.25, 1.0)}
     assert [factors[p]["alpha"] for p in factors] == [0.0, 0.0, 1.0, 1.0]
-    assert all(factors[p][name] == 1.0 for p in factors for name in ("vae", "lgssm", "heads"))
+    assert all(factors[p][name] == 1.0 for p in factors for name in ("encoder", "decoder", "lgssm", "heads"))
 
 
 def test_the_papers_decoder_is_there():

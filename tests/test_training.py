@@ -242,6 +242,45 @@ def test_bf16_and_staircase():
     assert history[-1]["learning_rate"] == pytest.approx(0.85e-2)
 
 
+def test_staircase_may_wait_and_be_steep():
+    """The schedule of the SRNN's public code: constant for 20 epochs, then divided by 1.2 after each."""
+    config = TrainingConfig(
+        schedule="staircase", decay_factor=1 / 1.2, decay_epochs=1, decay_after=20, warmup_steps=0
+    )  # fmt: skip
+    factors = [config.rate_factor(0, 100, epoch) for epoch in (0, 20, 21, 23)]
+    assert factors == pytest.approx([1.0, 1.0, 1 / 1.2, 1.2**-3])
+
+
+def test_kl_weight_rises_to_one():
+    config = TrainingConfig(kl_start=0.2, kl_warmup=0.4)
+    assert [config.kl_weight(p) for p in (0.0, 0.2, 0.4, 1.0)] == pytest.approx([0.2, 0.6, 1.0, 1.0])
+    assert TrainingConfig().kl_weight(0.0) == 1.0
+
+
+@pytest.mark.parametrize("trick", [{"kl_start": 0.0, "kl_warmup": 1.0}, {"free_nats": 1e4}])
+def test_a_free_divergence_grows(trick):
+    """A posterior that pays less for leaving its prior leaves it further."""
+
+    def divergence(**change):
+        model = kvae()
+        history = fit(model, DATA, TrainingConfig(epochs=10, batch_size=4, learning_rate=1e-2, **change))
+        return -np.mean([record["evidence_per_frame"] + record["entropy_per_frame"] for record in history[-3:]])
+
+    assert divergence(**trick) > divergence() + 0.03
+
+
+def test_gradients_are_clipped_by_value():
+    """Adam forgets scales, so the clipped gradient shows in its first moments."""
+    model, seen = kvae(), []
+    limit = 1e-4
+
+    def look(*_):
+        seen.append(max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None))
+
+    fit(model, DATA, TrainingConfig(epochs=1, batch_size=4, clip_value=limit), on_step=look)
+    assert seen and all(value <= limit * (1 + 1e-6) for value in seen)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -253,6 +292,11 @@ def test_bf16_and_staircase():
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"save_minutes": -1.0}, "save_minutes must not be negative"),
         ({"final_factor": -0.1}, "final_factor must not be negative"),
+        ({"clip_value": 0.0}, "clip_value must be positive"),
+        ({"decay_epochs": 0}, "decay_epochs must be at least 1"),
+        ({"free_nats": -1.0}, "free_nats must not be negative"),
+        ({"free_nats": 1.0, "bound": "iwae-5"}, "weigh the divergence in the ELBO"),
+        ({"kl_warmup": 1.5}, r"kl_warmup must be in \[0, 1\]"),
         ({"drop_frames": 1.0}, r"drop_frames must be in \[0, 1\)"),
         ({"schedule": "linear"}, "cosine, staircase or constant, found 'linear'"),
         ({"precision": "fp8"}, "float32 or bf16"),

@@ -58,11 +58,27 @@ def test_parameter_groups_partition_the_parameters(case, model):
         assert set(members) == everything, "a parameter is in no group"
         assert all(group["lr_factor"] >= 0 for group in groups)
         assert any(group["lr_factor"] > 0 for group in groups)
-        layouts.append([(group["name"], [id(parameter) for parameter in group["params"]]) for group in groups])
-        assert len({name for name, _ in layouts[-1]}) == len(groups), "group names must differ"
+        assert {group["part"] for group in groups} <= {"generative", "proposal", "shared"}
+        layouts.append(
+            [(group["name"], group["part"], [id(parameter) for parameter in group["params"]]) for group in groups]
+        )
+        assert len({name for name, _, _ in layouts[-1]}) == len(groups), "group names must differ"
     assert all(layout == layouts[0] for layout in layouts)
     factors = {group["name"]: group["lr_factor"] for group in model.parameter_groups(1.0)}
     assert all(factor > 0 for factor in factors.values()), "at the end of training everything learns"
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+def test_the_divergence_can_be_weighted(case, model, gaps):
+    """Training scales what a loss names as divergence; what it names must be in its total."""
+    loss = model.loss(case.batch(5, gaps=gaps), generator=seeded())
+    assert set(loss.divergence) <= loss.terms.keys()
+    assert torch.equal(loss.reweighted(), loss.total)
+    mean = -sum((loss.terms[name].sum() for name in loss.divergence), torch.zeros(())) / loss.count
+    torch.testing.assert_close(loss.reweighted(0.25), loss.total - 0.75 * mean)
+    free = float(mean.detach().abs()) + 1.0
+    expected = loss.total - mean + 0.5 * free if loss.divergence else loss.total
+    torch.testing.assert_close(loss.reweighted(0.5, free), expected)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
@@ -144,7 +160,7 @@ def test_capabilities_have_their_shapes(case, model, shape):
         assert features.shape == (*shape, T, features.shape[-1])
     if isinstance(model, Proposes):
         predicted = model.initial_state(shape, generator=seeded())
-        context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid)
+        context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first)
         first = None if context is None else context.index(0) if isinstance(context, State) else context[..., 0, :]
         proposal = model.propose(predicted, step(batch.frames, 0, len(shape)), first, generator=seeded())
         assert proposal.state.batch_shape == proposal.log_weight.shape == shape

@@ -36,12 +36,29 @@ class Loss:
         terms: named contributions (*batch, T) in nats (log-probabilities, so higher is better), zero outside `valid`.
         elbo: (*batch, T) the evidence lower bound with every term at weight one; its sum over T bounds log p(x_{1:T}).
         scalars: further quantities to log (learned variances, temperatures).
+        divergence: names of the terms that together are minus the divergence of posterior from prior; training may
+            weigh them (annealing) or leave some of it free. Empty where the evidence is exact.
+        count: what `total` divides the sums of these terms by.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     elbo: Tensor
     scalars: dict[str, float | Tensor] = field(default_factory=dict)
+    divergence: tuple[str, ...] = ()
+    count: Tensor | float = 1.0
+
+    def reweighted(self, kl_weight: float = 1.0, free_nats: float = 0.0) -> Tensor:
+        """`total` with the divergence weighted, and free up to a mean of `free_nats` per counted step.
+
+        total - D + w max(D, free_nats), where D is the mean divergence (Bowman et al. 2016; Kingma et al. 2016, eq. 15
+        with one group of latent variables). Without a divergence, or with (1, 0), it is `total`.
+        """
+        if not self.divergence or (kl_weight == 1 and free_nats == 0):
+            return self.total
+        mean = -sum(self.terms[name].sum() for name in self.divergence) / self.count
+        charged = mean.clamp(min=free_nats) if free_nats else mean
+        return self.total - mean + kl_weight * charged
 
 
 class WorldModel(nn.Module, ABC):
@@ -117,11 +134,13 @@ class WorldModel(nn.Module, ABC):
         """The training objective on windows; `progress` in [0, 1] drives schedules (1 = the end of training)."""
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        """Parameters with learning-rate factors: `{"name", "params", "lr_factor"}`.
+        """Parameters with learning-rate factors: `{"name", "part", "params", "lr_factor"}`.
 
-        Names and parameters stay the same for every `progress`; a factor of 0 freezes a group for now.
+        Names, parts and parameters stay the same for every `progress`; a factor of 0 freezes a group for now.
+        `part` says whose density a group belongs to, so that alternating bounds can train them apart: "generative"
+        (the model p, and heads on its state), "proposal" (the posterior q), or "shared" (both: it gets both gradients).
         """
-        return [{"name": "all", "params": list(self.parameters()), "lr_factor": 1.0}]
+        return [{"name": "all", "part": "shared", "params": list(self.parameters()), "lr_factor": 1.0}]
 
     # ---- what follows from it ----
 

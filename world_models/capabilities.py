@@ -90,8 +90,19 @@ class Proposal:
 class Proposes(Protocol):
     """A density whose evidence particles can bound."""
 
-    def encode_context(self, frames: Tensor, actions: Tensor, mask: Tensor | None, valid: Tensor | None) -> Any:
-        """What the proposal of step t may know of the whole sequence; None for filtering posteriors."""
+    def encode_context(
+        self,
+        frames: Tensor,
+        actions: Tensor,
+        mask: Tensor | None,
+        valid: Tensor | None,
+        is_first: Tensor | None = None,
+    ) -> Any:
+        """What the proposal of step t may know of the whole sequence; None for filtering posteriors.
+
+        Otherwise a `State` whose last batch axis is time, or a tensor (*batch, T, F). Where `is_first` (*batch, T) is
+        set, what comes before and what comes after know nothing of each other.
+        """
 
     def propose(
         self,

@@ -386,7 +386,9 @@ class KVAE(WorldModel):
         scalars: dict[str, Any] = {"code_std": std.detach().mean(), "code_spread": mean.detach().std()}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
-        return Loss(total, terms | heads, elbo, scalars)
+        return Loss(
+            total, terms | heads, elbo, scalars, divergence=("evidence", "entropy"), count=num_observed
+        )  # fmt: skip
 
     @torch.no_grad()
     def _simulated_evidence(self, a: Tensor, batch: Batch, generator) -> Tensor:
@@ -410,17 +412,22 @@ class KVAE(WorldModel):
         return {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        vae = [self.encoder, self.decoder, self.code_mean, self.code_variance]
-        vae_parameters = [parameter for module in vae for parameter in module.parameters()]
+        encoder = [
+            parameter
+            for module in (self.encoder, self.code_mean, self.code_variance)
+            for parameter in module.parameters()
+        ]
+        decoder = list(self.decoder.parameters())
         if self.config.likelihood == "gaussian":
-            vae_parameters.append(self.frame_log_std)
+            decoder.append(self.frame_log_std)
         emission = [self.C] if self.config.emission == "mixed" else []
         warm = 0.0 if progress < self.config.warmup else 1.0
         return [
-            {"name": "vae", "params": vae_parameters, "lr_factor": 1.0},
-            {"name": "lgssm", "params": [self.A, self.B, *emission, self.a_0], "lr_factor": 1.0},
-            {"name": "alpha", "params": list(self.dynamics.parameters()), "lr_factor": warm},
-            {"name": "heads", "params": list(self.heads.parameters()), "lr_factor": 1.0},
+            {"name": "encoder", "part": "proposal", "params": encoder, "lr_factor": 1.0},
+            {"name": "decoder", "part": "generative", "params": decoder, "lr_factor": 1.0},
+            {"name": "lgssm", "part": "generative", "params": [self.A, self.B, *emission, self.a_0], "lr_factor": 1.0},
+            {"name": "alpha", "part": "generative", "params": list(self.dynamics.parameters()), "lr_factor": warm},
+            {"name": "heads", "part": "generative", "params": list(self.heads.parameters()), "lr_factor": 1.0},
         ]
 
     # ---- capabilities ----
@@ -451,7 +458,7 @@ class KVAE(WorldModel):
         R = self.R.expand(*C.shape[:-2], *self.R.shape)
         return LinearGaussianPath(A=A, B=B, C=C, Q=Q, R=R, mean=state.mean, cov=state.cov)
 
-    def encode_context(self, frames, actions, mask, valid) -> Tensor:
+    def encode_context(self, frames, actions, mask, valid, is_first=None) -> Tensor:
         """Mean and deviation of q(a_t | x_t), (*batch, T, 2 a): particles share what does not differ between them."""
         return torch.cat(self.posterior_code(self._hide(frames, _combine(mask, valid))), -1)
 

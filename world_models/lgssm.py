@@ -23,7 +23,7 @@ fitted beside the evidence without shaping the dynamics.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -286,6 +286,10 @@ class LGSSM(WorldModel):
             scalars = {"transition_variance": self.Q.trace(), "emission_variance": self.R.trace()}
         return Loss(total, {"evidence": evidence} | heads, evidence, scalars)
 
+    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
+        """One group: all proposals are made of the model's own parameters."""
+        return [{"name": "all", "part": "generative", "params": list(self.parameters()), "lr_factor": 1.0}]
+
     # ---- capabilities ----
 
     def _standard_reward(self, state: LGSSMState, action: Tensor) -> Tensor:
@@ -341,7 +345,7 @@ class LGSSM(WorldModel):
         white = noise @ torch.linalg.inv(root).mT
         return -0.5 * (white.square() + LOG_2PI).sum(-1) - root.diagonal().abs().log().sum()
 
-    def encode_context(self, frames, actions, mask, valid) -> None:
+    def encode_context(self, frames, actions, mask, valid, is_first=None) -> None:
         """All proposals are filtering ones."""
         return None
 

@@ -97,9 +97,9 @@ class Sequences:
         self.model, self.batch, self.num_particles = model, batch, num_particles
         *self.batch_shape, self.length = batch.rewards.shape
         self.shape = (*self.batch_shape, num_particles)
-        self.context = (
-            context if has_context else model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid)
-        )
+        self.context = context
+        if not has_context:
+            self.context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first)
         # Where no sequence starts or stops, nothing has to be chosen between; one look at the flags tells.
         self.starts = batch.is_first.reshape(-1, self.length).any(0).tolist()
         self.stops = (~batch.valid).reshape(-1, self.length).any(0).tolist()

@@ -56,7 +56,13 @@ class TrainingConfig:
     learning_rate: float = 7e-3
     """Adam's highest rate."""
     schedule: Literal["cosine", "staircase", "constant"] = "cosine"
-    """Cosine to `final_factor`; staircase: times .85 every 20 epochs (the KVAE paper); constant."""
+    """Cosine to `final_factor`; staircase: times `decay_factor` every `decay_epochs`; constant."""
+    decay_factor: float = 0.85
+    """A step of the staircase (.85 every 20 epochs in the KVAE paper)."""
+    decay_epochs: int = 20
+    """Epochs between two steps of the staircase."""
+    decay_after: int = 0
+    """Epochs at the highest rate before the staircase begins."""
     warmup_steps: int = 300
     """Steps over which the rate rises linearly to its highest, at most a tenth of training. Adam's first steps at full
     rate all point the same way (darken every pixel) and can leave a decoder's units dead for good."""
@@ -66,6 +72,14 @@ class TrainingConfig:
     """Adam's epsilon."""
     clip_norm: float = 150.0
     """Largest global norm of the gradient."""
+    clip_value: float | None = None
+    """Largest absolute value of each entry of the gradient, after its norm is clipped; None for any."""
+    kl_start: float = 1.0
+    """Weight of the divergence of posterior from prior at the start (KL annealing); the ELBO reported has weight 1."""
+    kl_warmup: float = 0.0
+    """Share of training over which that weight rises linearly to 1."""
+    free_nats: float = 0.0
+    """Mean divergence per frame that costs nothing (free bits)."""
     bound: str = "elbo"
     """What is maximised: elbo (the model's own loss), or a particle bound iwae-K or fivo-K with K particles, for any
     model that proposes. Heads are trained beside it."""
@@ -89,17 +103,23 @@ class TrainingConfig:
     """Minutes between two snapshots to resume from."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "validate_epochs"):
+        for name in ("epochs", "batch_size", "validate_epochs", "decay_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"TrainingConfig.{name} must be at least 1, found {getattr(self, name)}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"TrainingConfig.warmup_steps must not be negative, found {self.warmup_steps}")
-        for name in ("learning_rate", "adam_eps", "clip_norm"):
+        for name in ("learning_rate", "adam_eps", "clip_norm", "decay_factor"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"TrainingConfig.{name} must be positive, found {getattr(self, name)}")
-        for name in ("final_factor", "save_minutes"):
+        for name in ("warmup_steps", "final_factor", "save_minutes", "decay_after", "kl_start", "free_nats"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"TrainingConfig.{name} must not be negative, found {getattr(self, name)}")
+        if self.clip_value is not None and not self.clip_value > 0:
+            raise ValueError(f"TrainingConfig.clip_value must be positive, found {self.clip_value}")
+        if not 0 <= self.kl_warmup <= 1:
+            raise ValueError(f"TrainingConfig.kl_warmup must be in [0, 1], found {self.kl_warmup}")
+        if (self.bound, self.proposal_bound) != ("elbo", "") and (self.kl_start, self.free_nats) != (1, 0):
+            raise ValueError(
+                "kl_start and free_nats weigh the divergence in the ELBO; train by bound='elbo', or leave them at 1 and 0"
+            )
         if not 0 <= self.drop_frames < 1:
             raise ValueError(f"TrainingConfig.drop_frames must be in [0, 1), found {self.drop_frames}")
         if self.schedule not in ("cosine", "staircase", "constant"):
@@ -129,8 +149,14 @@ class TrainingConfig:
                 half_wave = 0.5 * (1 + math.cos(math.pi * step / max(1, total - 1)))
                 return rise * (self.final_factor + (1 - self.final_factor) * half_wave)
             case "staircase":
-                return rise * 0.85 ** (epoch // 20)
+                return rise * self.decay_factor ** (max(0, epoch - self.decay_after) // self.decay_epochs)
         return rise
+
+    def kl_weight(self, progress: float) -> float:
+        """Weight of the divergence at `progress` in [0, 1]."""
+        if progress >= self.kl_warmup:
+            return 1.0
+        return self.kl_start + (1 - self.kl_start) * progress / self.kl_warmup
 
 
 class TrainingDiverged(RuntimeError):
@@ -219,10 +245,13 @@ def fit(
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
             with autocast(), _diverging(batch, step):
                 loss = wrapped(batch, progress=progress, generator=generator)
+                objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(loss.total)
+            accelerator.backward(objective)
             _freeze(optimizer)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
+            if config.clip_value is not None:
+                accelerator.clip_grad_value_(model.parameters(), config.clip_value)
             look = accelerator.device.type == "cpu" or step % LOOK_STEPS == 0
             if look:  # an accelerator would have to wait here
                 _require_finite(loss, norm, step)
