@@ -9,13 +9,17 @@ from typing import Any
 import own_world_model
 import pytest
 import torch
-from reverie.world_models import MODELS, Batch, KVAEConfig, LGSSMConfig, Spaces, WorldModel
+from reverie.world_models import MODELS, Batch, KVAEConfig, LGSSMConfig, Spaces, SRNNConfig, WorldModel
 
 VECTORS = Spaces((3,), 2, reward_mean=-0.5, reward_std=2.0)
 IMAGES = Spaces((1, 7, 5), 2, reward_mean=-0.5, reward_std=2.0)
 CONV_IMAGES = Spaces((3, 4, 8), 1)
 KVAE = {"a_dim": 2, "z_dim": 3, "num_mixtures": 2, "hidden": (6,), "dynamics_units": 5, "head_units": 4}
 CONV = KVAE | {"network": "conv", "channels": (4, 5)}
+SEQUENTIAL = {"z_dim": 2, "network": "mlp", "hidden": (6,), "units": 5, "head_units": 4, "initial_std": 1.0}
+SEQUENTIAL_CONV = SEQUENTIAL | {"network": "conv", "channels": (4, 5), "z_dim": 1}
+GAUSSIAN = SEQUENTIAL | {"likelihood": "gaussian"}
+SRNN = {"d_dim": 3, "summary_units": 4}
 
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     "kvae": {
@@ -29,6 +33,13 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         "optimal": (LGSSMConfig(z_dim=2, proposal="optimal"), VECTORS),
         "prior": (LGSSMConfig(z_dim=1, proposal="prior"), VECTORS),
         "exact": (LGSSMConfig(z_dim=4), replace(VECTORS, frame_shape=(1,))),
+    },
+    "srnn": {
+        "smooth-residual": (SRNNConfig(**GAUSSIAN, **SRNN), VECTORS),
+        "smooth": (SRNNConfig(**SEQUENTIAL_CONV, **SRNN, residual=False), CONV_IMAGES),
+        "filter-residual": (SRNNConfig(**GAUSSIAN, **SRNN, inference="filtering", inputs="both"), VECTORS),
+        "filter": (SRNNConfig(**GAUSSIAN, **SRNN, inference="filtering", residual=False, frame_std="learned"), VECTORS),
+        "smooth-frames": (SRNNConfig(**SEQUENTIAL | {"likelihood": "mixture"}, **SRNN, inputs="frames"), VECTORS),
     },
     "own": {
         "vectors": (own_world_model.OwnConfig(), VECTORS),

@@ -11,6 +11,7 @@ from .base import Loss, WorldModel
 from .batch import Batch, Spaces
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
+from .srnn import SRNN, SRNNConfig
 from .state import State
 
 MODELS: dict[str, type[WorldModel]] = {}
@@ -33,15 +34,18 @@ def register(name: str, model: type[WorldModel]) -> None:
 
 register("kvae", KVAE)
 register("lgssm", LGSSM)
+register("srnn", SRNN)
 
 __all__ = [
     "KVAE",
     "LGSSM",
     "MODELS",
+    "SRNN",
     "Batch",
     "KVAEConfig",
     "LGSSMConfig",
     "Loss",
+    "SRNNConfig",
     "Spaces",
     "State",
     "WorldModel",

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.distributions import Bernoulli, Categorical, Distribution, Independent, MultivariateNormal, Normal
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 
 def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
@@ -26,9 +34,16 @@ def draw(distribution: Distribution, generator: torch.Generator | None = None) -
         case Categorical():
             flat = distribution.probs.reshape(-1, distribution.probs.shape[-1])
             return torch.multinomial(flat, 1, generator=generator).reshape(distribution.batch_shape)
+        case MixtureSameFamily():
+            axis = len(distribution.batch_shape)
+            chosen = draw(distribution.mixture_distribution, generator)
+            drawn = draw(distribution.component_distribution, generator)
+            index = chosen.reshape(*chosen.shape, *(1 for _ in drawn.shape[axis:]))
+            return drawn.gather(axis, index.expand(*chosen.shape, 1, *drawn.shape[axis + 1 :])).squeeze(axis)
         case _:
             raise TypeError(
-                f"draw knows Normal, MultivariateNormal, Bernoulli and Categorical, found {type(distribution).__name__}"
+                "draw knows Normal, MultivariateNormal, Bernoulli, Categorical and MixtureSameFamily, "
+                f"found {type(distribution).__name__}"
             )
 
 

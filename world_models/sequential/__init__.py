@@ -1,0 +1,20 @@
+"""What deep state-space models share: one base class, emissions, layers and the backward summary of a sequence."""
+
+from .backward import BackwardSummary
+from .config import SequentialConfig
+from .emission import Emission, frame_encoder
+from .layers import GaussianHead, Hidden, Recurrence
+from .model import Glimpse, LatentState, SequentialModel
+
+__all__ = [
+    "BackwardSummary",
+    "Emission",
+    "GaussianHead",
+    "Glimpse",
+    "Hidden",
+    "LatentState",
+    "Recurrence",
+    "SequentialConfig",
+    "SequentialModel",
+    "frame_encoder",
+]

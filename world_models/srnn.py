@@ -1,0 +1,128 @@
+"""SRNN, the stochastic recurrent neural network (Fraccaro, Sønderby, Paquet & Winther 2016; Fraccaro 2018, ch. 5).
+
+Generative model, with frames x, states z, deterministic states d and inputs u:
+
+    d_t = GRU(d_{t-1}, u_t)
+    z_t ~ N(mu_p(z_{t-1}, d_t), sigma_p(z_{t-1}, d_t)^2)
+    x_t ~ p(x_t | z_t, d_t)
+
+Posterior q(z_t | z_{t-1}, a_t) = N(mu_q, sigma_q^2), sigma_q = sigma_q(z_{t-1}, a_t), in four variants:
+
+    inference   "smoothing"   a_t = GRU(a_{t+1}, [d_t, phi(x_t)]), backwards in time: all the future (section 3.2)
+                "filtering"   a_t = NN(d_t, phi(x_t)): this frame only
+    residual    True          mu_q = mu_p(z_{t-1}, d_t) + NN(z_{t-1}, a_t)   (Res_q, algorithm 1)
+                False         mu_q = NN(z_{t-1}, a_t)
+
+`observe` cannot see the future: with smoothing inference it takes a_t from a backward recurrence that begins at t. This
+is what the posterior of a sequence's last step does, so the network is trained for it, once per sequence.
+
+Deviations from the paper and its public code:
+- u_t is the action. In the paper's speech and music it is the frame x_{t-1}: `inputs="frames"`, or "both". A frame that
+  is missing is then replaced by the model's own output.
+- d_0 and z_0 are learned. Frame features come from the frame encoder, which is the recurrence's too if it reads frames.
+- the backward recurrence sees whether a frame is missing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .batch import Spaces
+from .sequential import (
+    BackwardSummary,
+    Emission,
+    GaussianHead,
+    Glimpse,
+    Hidden,
+    LatentState,
+    Recurrence,
+    SequentialConfig,
+    SequentialModel,
+    frame_encoder,
+)
+
+
+@dataclass(frozen=True)
+class SRNNConfig(SequentialConfig):
+    """Hyper-parameters beside those of the family."""
+
+    d_dim: int = 128
+    """Length of the deterministic state d."""
+    summary_units: int = 128
+    """Length of a_t."""
+    inference: Literal["smoothing", "filtering"] = "smoothing"
+    """Whether the posterior sees later frames."""
+    residual: bool = True
+    """Whether the posterior's mean is the prior's plus a correction."""
+    inputs: Literal["actions", "frames", "both"] = "actions"
+    """What drives d: u_t is the action, the frame before, or both."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.inputs not in ("actions", "frames", "both"):
+            raise ValueError(f"SRNNConfig.inputs must be actions, frames or both, found {self.inputs!r}")
+
+
+class SRNN(SequentialModel):
+    """Stochastic recurrent neural network; see the module's header."""
+
+    Config = SRNNConfig
+    config: SRNNConfig
+    proposal_modules = ("encoder", "summary", "correction")
+
+    def __init__(self, config: SRNNConfig, spaces: Spaces) -> None:
+        super().__init__(config, spaces)
+        z, d = config.z_dim, config.d_dim
+        self.h_dim, self.feeds_back = d, config.inputs != "actions"
+        self.smooths = config.inference == "smoothing"
+        self.encoder = frame_encoder(config, spaces)
+        features = self.encoder.out_features
+        if self.feeds_back:
+            self.shared_modules, self.proposal_modules = ("encoder",), ("summary", "correction")
+        num_inputs = features * self.feeds_back + spaces.action_dim * (config.inputs != "frames")
+        self.recurrence = Recurrence(num_inputs, d)
+        self.transition = GaussianHead(z + d, z, config)
+        self.emission = Emission(z + d, config, spaces)
+        if self.smooths:
+            self.summary = BackwardSummary(d + features, config.summary_units)
+        else:
+            self.summary = Hidden(d + features, config)
+        self.correction = GaussianHead(z + (config.summary_units if self.smooths else config.units), z, config)
+        self._finish()
+
+    def recur(self, state: LatentState, action: Tensor) -> Tensor:
+        return self._recur(state.h, state.fed, action)
+
+    def _recur(self, d: Tensor, fed: Tensor, action: Tensor) -> Tensor:
+        return self.recurrence(d, fed) if self.config.inputs == "frames" else self.recurrence(d, fed, action)
+
+    def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transition(past, h)
+
+    def posterior(self, predicted: LatentState, summary: Tensor) -> tuple[Tensor, Tensor]:
+        mean, std = self.correction(predicted.past, summary)
+        return (predicted.prior_mean + mean if self.config.residual else mean), std
+
+    def summarise(self, predicted: LatentState, features: Tensor) -> Tensor:
+        if self.smooths:
+            return self.summary.step(torch.cat([predicted.h, features], -1))
+        return self.summary(predicted.h, features)
+
+    def summarise_sequence(
+        self, glimpses: Glimpse, actions: Tensor, observed: Tensor, valid: Tensor | None, is_first: Tensor | None
+    ) -> Tensor:
+        """a_t (*batch, T, S). Where d reads frames, those that are missing count as empty here."""
+        start = self.initial_state(actions.shape[:-2])
+        d, path = start.h, [start.h]
+        for t in range(1, actions.shape[-2]):
+            new = self._recur(d, glimpses.fed[..., t - 1, :], actions[..., t, :])
+            if is_first is not None:
+                new = torch.where(is_first[..., t, None], start.h, new)
+            d = new if valid is None else torch.where(valid[..., t, None], new, d)
+            path.append(d)
+        inputs = torch.cat([torch.stack(path, -2), glimpses.features], -1)
+        return self.summary(inputs, observed, valid, is_first)
