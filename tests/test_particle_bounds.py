@@ -171,7 +171,7 @@ class Toy(WorldModel):
 
     decode = loss = update
 
-    def encode_context(self, frames, actions, mask, valid):
+    def encode_context(self, frames, actions, mask, valid, is_first=None):
         return None
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None):

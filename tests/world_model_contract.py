@@ -9,7 +9,21 @@ from typing import Any
 import own_world_model
 import pytest
 import torch
-from reverie.world_models import MODELS, Batch, KVAEConfig, LGSSMConfig, Spaces, SRNNConfig, WorldModel
+from reverie.world_models import (
+    MODELS,
+    Batch,
+    DMMConfig,
+    DVBFConfig,
+    KVAEConfig,
+    LGSSMConfig,
+    RSSMConfig,
+    Spaces,
+    SRNNConfig,
+    STORNConfig,
+    VAERNNConfig,
+    VRNNConfig,
+    WorldModel,
+)
 
 VECTORS = Spaces((3,), 2, reward_mean=-0.5, reward_std=2.0)
 IMAGES = Spaces((1, 7, 5), 2, reward_mean=-0.5, reward_std=2.0)
@@ -41,6 +55,21 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         "filter": (SRNNConfig(**GAUSSIAN, **SRNN, inference="filtering", residual=False, frame_std="learned"), VECTORS),
         "smooth-frames": (SRNNConfig(**SEQUENTIAL | {"likelihood": "mixture"}, **SRNN, inputs="frames"), VECTORS),
     },
+    "vrnn": {
+        "shared": (VRNNConfig(**GAUSSIAN, h_dim=3), VECTORS),
+        "separate": (VRNNConfig(**SEQUENTIAL_CONV, h_dim=3, features="separate"), CONV_IMAGES),
+    },
+    "storn": {"mlp": (STORNConfig(**GAUSSIAN, h_dim=3), VECTORS)},
+    "vae-rnn": {"mlp": (VAERNNConfig(**GAUSSIAN, d_dim=3), VECTORS)},
+    "dmm": {
+        "smooth": (DMMConfig(**GAUSSIAN, summary_units=4), VECTORS),
+        "filter": (DMMConfig(**SEQUENTIAL_CONV, inference="filtering"), CONV_IMAGES),
+    },
+    "dvbf": {
+        "smooth": (DVBFConfig(**GAUSSIAN, num_systems=3, summary_units=4), VECTORS),
+        "filter": (DVBFConfig(**SEQUENTIAL_CONV, num_systems=3, inference="filtering"), CONV_IMAGES),
+    },
+    "rssm": {"mlp": (RSSMConfig(**SEQUENTIAL, h_dim=3), IMAGES)},
     "own": {
         "vectors": (own_world_model.OwnConfig(), VECTORS),
         "images": (own_world_model.OwnConfig(z_dim=4), IMAGES),

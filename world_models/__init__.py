@@ -9,10 +9,16 @@ Bring your own model with `register("name", MyModel)`; the commands load it with
 
 from .base import Loss, WorldModel
 from .batch import Batch, Spaces
+from .dmm import DMM, DMMConfig
+from .dvbf import DVBF, DVBFConfig
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
+from .rssm import RSSM, RSSMConfig
 from .srnn import SRNN, SRNNConfig
 from .state import State
+from .storn import STORN, STORNConfig
+from .vae_rnn import VAERNN, VAERNNConfig
+from .vrnn import VRNN, VRNNConfig
 
 MODELS: dict[str, type[WorldModel]] = {}
 
@@ -35,19 +41,37 @@ def register(name: str, model: type[WorldModel]) -> None:
 register("kvae", KVAE)
 register("lgssm", LGSSM)
 register("srnn", SRNN)
+register("vrnn", VRNN)
+register("storn", STORN)
+register("vae-rnn", VAERNN)
+register("dmm", DMM)
+register("dvbf", DVBF)
+register("rssm", RSSM)
 
 __all__ = [
+    "DMM",
+    "DVBF",
     "KVAE",
     "LGSSM",
     "MODELS",
+    "RSSM",
     "SRNN",
+    "STORN",
+    "VAERNN",
+    "VRNN",
     "Batch",
+    "DMMConfig",
+    "DVBFConfig",
     "KVAEConfig",
     "LGSSMConfig",
     "Loss",
+    "RSSMConfig",
     "SRNNConfig",
+    "STORNConfig",
     "Spaces",
     "State",
+    "VAERNNConfig",
+    "VRNNConfig",
     "WorldModel",
     "register",
 ]

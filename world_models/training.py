@@ -118,7 +118,8 @@ class TrainingConfig:
             raise ValueError(f"TrainingConfig.kl_warmup must be in [0, 1], found {self.kl_warmup}")
         if (self.bound, self.proposal_bound) != ("elbo", "") and (self.kl_start, self.free_nats) != (1, 0):
             raise ValueError(
-                "kl_start and free_nats weigh the divergence in the ELBO; train by bound='elbo', or leave them at 1 and 0"
+                "kl_start and free_nats weigh the divergence in the ELBO, which the bound "
+                f"{self.bound!r} does not have; train by bound='elbo', or leave them at 1 and 0"
             )
         if not 0 <= self.drop_frames < 1:
             raise ValueError(f"TrainingConfig.drop_frames must be in [0, 1), found {self.drop_frames}")

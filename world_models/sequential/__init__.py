@@ -1,14 +1,15 @@
 """What deep state-space models share: one base class, emissions, layers and the backward summary of a sequence."""
 
 from .backward import BackwardSummary
-from .config import SequentialConfig
+from .config import FrameConfig, SequentialConfig
 from .emission import Emission, frame_encoder
 from .layers import GaussianHead, Hidden, Recurrence
-from .model import Glimpse, LatentState, SequentialModel
+from .model import Glimpse, LatentState, SequentialModel, gaussian_kl
 
 __all__ = [
     "BackwardSummary",
     "Emission",
+    "FrameConfig",
     "GaussianHead",
     "Glimpse",
     "Hidden",
@@ -17,4 +18,5 @@ __all__ = [
     "SequentialConfig",
     "SequentialModel",
     "frame_encoder",
+    "gaussian_kl",
 ]

@@ -1,4 +1,4 @@
-"""The hyper-parameters that every model of the sequential family has."""
+"""The hyper-parameters that models of the sequential family have in common."""
 
 from __future__ import annotations
 
@@ -15,15 +15,13 @@ _OPTIONS = {
 
 
 @dataclass(frozen=True)
-class SequentialConfig:
-    """Sizes and choices shared by the family; each model adds its own.
+class FrameConfig:
+    """How frames are read and described, and what heads there are.
 
     Raises:
         ValueError: for a size below one, or an option that does not exist.
     """
 
-    z_dim: int = 16
-    """Length of the latent variable z of a step."""
     network: Literal["conv", "mlp"] = "conv"
     """Encoder and decoder of frames; vectors need mlp."""
     channels: tuple[int, ...] = (16, 32, 32)
@@ -40,12 +38,6 @@ class SequentialConfig:
     """Components of a Gaussian mixture."""
     initial_logit: float = -3.5
     """Log-odds of a Bernoulli pixel before training: frames are mostly dark."""
-    units: int = 128
-    """Hidden units of the networks behind priors and posteriors."""
-    activation: Literal["relu", "tanh", "leaky"] = "relu"
-    """Of these networks; leaky: slope 1/3 below zero, clipped at 3 (the public code of the SRNN)."""
-    min_std: float = 1e-3
-    """Least standard deviation of a prior or posterior."""
     head_units: int = 64
     """Hidden units of the reward and continuation heads."""
 
@@ -59,3 +51,17 @@ class SequentialConfig:
                     raise ValueError(f"{name}.{field} must be at least 1, found {value}")
             if field.endswith("_std") and not isinstance(value, str) and not value > 0:
                 raise ValueError(f"{name}.{field} must be positive, found {value}")
+
+
+@dataclass(frozen=True)
+class SequentialConfig(FrameConfig):
+    """And how latent variables are drawn; each model adds its own."""
+
+    z_dim: int = 16
+    """Length of the latent variable z of a step."""
+    units: int = 128
+    """Hidden units of the networks behind priors and posteriors."""
+    activation: Literal["relu", "tanh", "leaky"] = "relu"
+    """Of these networks; leaky: slope 1/3 below zero, clipped at 3 (the public code of the SRNN)."""
+    min_std: float = 1e-3
+    """Least standard deviation of a prior or posterior."""

@@ -17,12 +17,12 @@ from torch.nn import functional
 from ..batch import Spaces
 from ..distributions import bernoulli_frames, gaussian_frames
 from ..networks import ConvEncoder, MLPDecoder, MLPEncoder, SubpixelDecoder, apply_flat
-from .config import SequentialConfig
+from .config import FrameConfig
 
 MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
 
 
-def frame_encoder(config: SequentialConfig, spaces: Spaces) -> nn.Module:
+def frame_encoder(config: FrameConfig, spaces: Spaces) -> nn.Module:
     """(N, *frame) -> (N, out_features)."""
     if config.network == "conv":
         return ConvEncoder(spaces.frame_shape, config.channels)
@@ -38,7 +38,7 @@ class Emission(nn.Module):
         spaces: of the world.
     """
 
-    def __init__(self, in_features: int, config: SequentialConfig, spaces: Spaces) -> None:
+    def __init__(self, in_features: int, config: FrameConfig, spaces: Spaces) -> None:
         super().__init__()
         self.config, self.frame_shape = config, spaces.frame_shape
         per_entry = {

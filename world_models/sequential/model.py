@@ -36,7 +36,7 @@ from ..distributions import draw, normal_like
 from ..networks import PredictionHeads, apply_flat
 from ..state import State, event
 from .backward import informed
-from .config import SequentialConfig
+from .config import FrameConfig
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class SequentialModel(WorldModel):
     [z, h], `emission_inputs`. Models that smooth write `summarise_sequence`.
     """
 
-    config: SequentialConfig
+    config: FrameConfig
     h_dim: int = 0
     """Length of h."""
     feeds_back: bool = False
@@ -91,7 +91,7 @@ class SequentialModel(WorldModel):
     emission: nn.Module
     """`emission_inputs` -> p(x_t | ...)."""
 
-    def __init__(self, config: SequentialConfig, spaces: Spaces) -> None:
+    def __init__(self, config: FrameConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)
         if config.network == "conv" and not spaces.has_images:
             raise ValueError(
@@ -140,6 +140,11 @@ class SequentialModel(WorldModel):
     # ---- one step ----
 
     def initial_state(self, batch_shape=(), *, sample=True, generator=None) -> LatentState:
+        before = self.before(batch_shape)
+        return self.predict(before, before.z.new_zeros(*batch_shape, self.spaces.action_dim))
+
+    def before(self, batch_shape: tuple[int, ...]) -> LatentState:
+        """The state from which the first step is predicted."""
         like = self.heads.continue_net[0].weight
         nothing = like.new_zeros(*batch_shape, 0)
 
@@ -148,8 +153,9 @@ class SequentialModel(WorldModel):
 
         z = start(self.z_0, self.z_dim)
         fed = like.new_zeros(*batch_shape, self.fed_dim) if self.feeds_back else nothing
-        before = LatentState(start(self.h_0, self.h_dim), fed, z, z, z, z, z, z)
-        return self.predict(before, like.new_zeros(*batch_shape, self.spaces.action_dim))
+        return LatentState(
+            h=start(self.h_0, self.h_dim), fed=fed, past=z, z=z, prior_mean=z, prior_std=z, mean=z, std=z
+        )
 
     @property
     def fed_dim(self) -> int:
@@ -187,24 +193,26 @@ class SequentialModel(WorldModel):
         self, predicted: LatentState, glimpse: Glimpse | None, seen: Tensor | None, sample: bool, generator
     ) -> tuple[LatentState, Tensor]:
         """Draw z_t from its posterior, or from its prior where nothing is seen; and the noise that was drawn."""
-        if glimpse is None:
-            mean, std = predicted.prior_mean, predicted.prior_std
-        else:
+        summary = known = None
+        mean, std = predicted.prior_mean, predicted.prior_std
+        if glimpse is not None:
             summary = glimpse.summary
             if not summary.shape[-1]:
                 summary = self.summarise(predicted, glimpse.features)
             known = glimpse.informed.unsqueeze(-1)
-            mean, std = self.posterior(predicted, summary)
-            mean = torch.where(known, mean, predicted.prior_mean)
-            std = torch.where(known, std, predicted.prior_std)
+            posterior = self.posterior(predicted, summary)
+            mean, std = (torch.where(known, *pair) for pair in zip(posterior, (mean, std), strict=True))
         noise = normal_like(mean, generator) if sample else torch.zeros_like(mean)
-        state = self.settle(replace(predicted, mean=mean, std=std, z=mean + std * noise))
+        state = self.settle(replace(predicted, mean=mean, std=std, z=mean + std * noise), summary, known)
         if self.feeds_back:
             state = replace(state, fed=self._fed(state, glimpse, seen, sample, generator))
         return state, noise
 
-    def settle(self, state: LatentState) -> LatentState:
-        """The state once its latent variable is drawn; by default as it is."""
+    def settle(self, state: LatentState, summary: Tensor | None, known: Tensor | None) -> LatentState:
+        """The state once its latent variable is drawn, by default as it is.
+
+        `summary` (*batch, S) is what the posterior read, where `known` (*batch, 1); None without any frame.
+        """
         return state
 
     def _fed(self, state: LatentState, glimpse: Glimpse | None, seen: Tensor | None, sample: bool, generator) -> Tensor:
@@ -276,7 +284,8 @@ class SequentialModel(WorldModel):
         """z_t ~ q, weight p(x_t | z_t, h_t) p(z_t | ...) / q(z_t | ...); without a context, from the frame alone."""
         glimpse = self._glimpse(frame, mask) if context_t is None else context_t
         state, noise = self._close(predicted, glimpse, mask, True, generator)
-        standard = (state.mean + state.std * noise - state.prior_mean) / state.prior_std
+        # z in units of the prior; exactly the noise where the posterior is the prior
+        standard = noise * (state.std / state.prior_std) + (state.mean - state.prior_mean) / state.prior_std
         log_ratio = 0.5 * (noise.square() - standard.square()) + state.std.log() - state.prior_std.log()
         return Proposal(state, log_ratio.sum(-1) + self._log_likelihood(state, frame, mask))
 
@@ -299,8 +308,18 @@ class SequentialModel(WorldModel):
             "kl": -kl if flags[1] is None else torch.where(flags[1], -kl, 0.0),
         }
         elbo = sum(terms.values())
+        extra = self.extra_terms(batch.frames, observed, glimpses)
+        total = -(elbo + sum(extra.values())).sum() / count
+        return self._result(batch, states, total, terms | extra, elbo, count)
+
+    def extra_terms(self, frames: Tensor, observed: Tensor | None, glimpses: Glimpse) -> dict[str, Tensor]:
+        """Terms (*batch, T) of the objective that are no part of the ELBO."""
+        return {}
+
+    def _result(self, batch: Batch, states: LatentState, total: Tensor, terms, elbo: Tensor, count: Tensor) -> Loss:
+        """The loss, with the heads' terms."""
         heads = self._head_terms(batch, states)
-        total = -elbo.sum() / count - sum(term.sum() for term in heads.values()) / batch.valid.sum()
+        total = total - sum(term.sum() for term in heads.values()) / batch.valid.sum()
         scalars: dict[str, Any] = {}
         if (log_std := getattr(self.emission, "log_std", None)) is not None:
             scalars["frame_std"] = log_std.detach().exp()
