@@ -386,9 +386,7 @@ class KVAE(WorldModel):
         scalars: dict[str, Any] = {"code_std": std.detach().mean(), "code_spread": mean.detach().std()}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
-        return Loss(
-            total, terms | heads, elbo, scalars, divergence=("evidence", "entropy"), count=num_observed
-        )  # fmt: skip
+        return Loss(total, terms | heads, elbo, scalars, ("evidence", "entropy"), num_observed)
 
     @torch.no_grad()
     def _simulated_evidence(self, a: Tensor, batch: Batch, generator) -> Tensor:
@@ -412,11 +410,8 @@ class KVAE(WorldModel):
         return {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        encoder = [
-            parameter
-            for module in (self.encoder, self.code_mean, self.code_variance)
-            for parameter in module.parameters()
-        ]
+        modules = (self.encoder, self.code_mean, self.code_variance)
+        encoder = [parameter for module in modules for parameter in module.parameters()]
         decoder = list(self.decoder.parameters())
         if self.config.likelihood == "gaussian":
             decoder.append(self.frame_log_std)
