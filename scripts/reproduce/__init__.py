@@ -41,6 +41,12 @@ EXPERIMENTS = {
         "1 h",
         "kvae-pendulum",
     ),
+    "aesmc-lgssm": Entry(
+        "reverie.scripts.reproduce.aesmc_lgssm",
+        "particle bounds of model and proposal beside exact evidence",
+        "20 min",
+        "aesmc-lgssm",
+    ),
     "plan-pendulum": Entry(
         "reverie.scripts.reproduce.plan_pendulum",
         "swing-up from pixels with the pretrained model, 20 seeds",
