@@ -83,6 +83,12 @@ def test_stages_run_one_by_one_make_one_result(args, monkeypatch):
     assert set(json.loads(args.json.read_text())["metrics"]) == first | {"x/oracle"}
 
 
+def test_the_command_of_a_result_names_no_stages():
+    given = ["reproduce", "kvae-pendulum", "--seeds", "0", "1", "--stages", "data", "train", "--out", "x"]
+    assert experiment._whole_command(given) == "reverie reproduce kvae-pendulum --seeds 0 1 --out x"
+    assert experiment._whole_command(given[:7]) == "reverie reproduce kvae-pendulum --seeds 0 1"
+
+
 def test_a_budget_lowers_the_number_of_epochs_once(args, monkeypatch):
     seen = []
 

@@ -160,12 +160,22 @@ class Experiment:
         stored = self.stored().values()
         path = self.args.json or result_path(self.name)
         write_result(
-            path, name=self.name + "-validation" * self.args.validate, command="reverie " + " ".join(sys.argv[1:]),
+            path, name=self.name + "-validation" * self.args.validate, command=_whole_command(sys.argv[1:]),
             config={"split": self.split, "epochs": self.training().epochs, **config} | asdict(self.args),
             metrics={key: value for found in stored for key, value in found["metrics"].items()},
             references=references, seconds=sum(found["seconds"] for found in stored), device=self.args.device,
         )  # fmt: skip
         ui.say(f"wrote {path}")
+
+
+def _whole_command(arguments: Sequence[str]) -> str:
+    """The command without its choice of stages: a result holds those of earlier calls, too."""
+    kept, dropping = [], False
+    for argument in arguments:
+        dropping = argument == "--stages" or (dropping and not argument.startswith("-"))
+        if not dropping:
+            kept.append(argument)
+    return " ".join(["reverie", *kept])
 
 
 def by_key(per_seed: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

@@ -69,8 +69,8 @@ class Args:
     """Instead of the number in --training.epochs."""
     ablation_seeds: tuple[int, ...] = (0,)
     """Runs of each ablation."""
-    ablation_epochs: int | None = None
-    """Epochs of each ablation; by default as many as the main runs."""
+    ablation_epochs: int = 12
+    """Epochs of each ablation; after so many the main runs have passed the paper's curves."""
     out: Path = Path("runs/kvae-bouncing-ball")
     """Folder for data, runs and measurements."""
     json: Path | None = None
@@ -163,8 +163,7 @@ class BouncingBall(Experiment):
             config = replace(self.args.model, **{key: value for key, value in change.items() if key != "missing"})
             per_seed = []
             for seed in self.args.ablation_seeds:
-                training = replace(self.training(), seed=seed)
-                training = replace(training, epochs=self.args.ablation_epochs or training.epochs)
+                training = replace(self.training(), seed=seed, epochs=self.args.ablation_epochs)
                 folder = self.args.out / name / f"seed-{seed}"
                 if name == "alpha-lstm" and seed in self.args.seeds and training.epochs == self.training().epochs:
                     folder = self.main_folder(seed)  # the main run is this one
