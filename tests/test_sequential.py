@@ -6,20 +6,28 @@ import itertools
 import pytest
 import torch
 from reverie.world_models import (
+    AERNN,
     DMM,
     DVBF,
+    GRU,
     RSSM,
     SRNN,
     STORN,
+    VAE,
     VAERNN,
     VRNN,
+    AERNNConfig,
     Batch,
+    CodeRNN,
+    CodeRNNConfig,
     DMMConfig,
     DVBFConfig,
+    GRUConfig,
     RSSMConfig,
     Spaces,
     SRNNConfig,
     STORNConfig,
+    VAEConfig,
     VAERNNConfig,
     VRNNConfig,
 )
@@ -29,7 +37,7 @@ from reverie.world_models.inference import linear_gaussian
 from reverie.world_models.sequential import BackwardSummary, Emission, FrameConfig, gaussian_kl
 from reverie.world_models.sequential.backward import informed
 from torch.distributions import Bernoulli, Normal, kl_divergence
-from world_model_contract import GAUSSIAN, VECTORS, seeded
+from world_model_contract import FRAMES, GAUSSIAN, VECTORS, seeded
 
 B, T = 3, 5
 
@@ -350,3 +358,72 @@ def test_vectors_need_the_mlp():
         ValueError, match=r"network='conv' needs images, found frames of shape \(3,\); use network='mlp'"
     ):
         RSSM(RSSMConfig(), VECTORS)
+
+
+# ---- yardsticks ----
+
+
+def test_gru_likelihood_is_the_explicit_recurrence():
+    model, batch = build(GRU, GRUConfig(**FRAMES, h_dim=3)), windows()
+    h, fed = model.h_0.expand(B, -1), torch.zeros(B, 6).double()
+    terms = []
+    for t in range(T):
+        action = batch.actions[:, t] * (t > 0)
+        h = model.recurrence(h, torch.cat([fed, action], -1))
+        terms.append(model.emission(h).log_prob(batch.frames[:, t]))
+        fed = model.encoder(batch.frames[:, t])
+    loss = model.loss(batch)
+    torch.testing.assert_close(loss.elbo, torch.stack(terms, -1))
+    torch.testing.assert_close(iwae(model, batch, 3), loss.elbo.sum(-1))
+
+
+def test_ae_rnn_adds_its_auto_encoder_to_the_objective_only():
+    model, batch = build(AERNN, AERNNConfig(**FRAMES, code_dim=2, h_dim=3)), windows()
+    loss = model.loss(batch)
+    own = model.emission(model.encode(batch.frames)).log_prob(batch.frames)
+    torch.testing.assert_close(loss.terms["autoencoding"], own)
+    torch.testing.assert_close(loss.elbo, loss.terms["reconstruction"] + loss.terms["kl"])
+    heads = sum(loss.terms[name].sum() for name in ("reward", "continue")) / (B * T)
+    torch.testing.assert_close(loss.total, -(loss.elbo + own).sum() / (B * T) - heads)
+
+
+def test_code_rnn_learns_in_two_halves_that_do_not_meet():
+    """The VAE's gradient is that of a VAE, and the recurrence's that of fitting fixed codes."""
+    model, batch = build(CodeRNN, CodeRNNConfig(**GAUSSIAN, h_dim=3)), windows()
+    loss = model.loss(batch, generator=seeded())
+    vae = (loss.terms["reconstruction"] + loss.terms["code_kl"]).sum()
+    recurrence = list(model.recurrence.parameters()) + list(model.prior_head.parameters())
+    assert all(
+        gradient is None for gradient in torch.autograd.grad(vae, recurrence, retain_graph=True, allow_unused=True)
+    )
+    halves = [*model.encoder.parameters(), *model.emission.parameters()]
+    fit = loss.terms["kl"].sum()
+    assert all(gradient is None for gradient in torch.autograd.grad(fit, halves, retain_graph=True, allow_unused=True))
+    twin = build(VAE, VAEConfig(**GAUSSIAN))
+    twin.encoder, twin.inference, twin.emission = model.encoder.frame, model.encoder.head, model.emission
+    other = twin.loss(batch, generator=seeded())
+    torch.testing.assert_close(other.terms["kl"], loss.terms["code_kl"])
+
+
+def test_iwae_of_frames_approaches_their_evidence():
+    """One latent number, so the evidence of a frame is an integral that a grid can do."""
+    model = build(VAE, VAEConfig(**GAUSSIAN | {"z_dim": 1}, num_samples=3000), noise=0.1)
+    batch = windows(steps=2)
+    with torch.no_grad():
+        model.inference.layers[-1].bias[1] = 1.0  # wider than the posterior, so that the weights have a variance
+        ours = model.iwae_per_frame(batch.frames, generator=seeded())
+        grid = torch.linspace(-9, 9, 4001).double()
+        log_prior = Normal(torch.zeros(()).double(), 1.0).log_prob(grid)
+        joint = model.emission(grid[:, None]).log_prob(batch.frames[..., None, :]) + log_prior
+        exact = joint.logsumexp(-1) + (grid[1] - grid[0]).log()
+        single = model.loss(batch, generator=seeded()).elbo
+    torch.testing.assert_close(ours, exact, rtol=0.0, atol=0.1)
+    assert (single.sum() < exact.sum()).all()
+
+
+def test_iwae_replaces_the_bound_of_the_frames_in_the_total():
+    model, batch = build(VAE, VAEConfig(**GAUSSIAN, num_samples=4)), windows()
+    loss = model.loss(batch, generator=seeded())
+    heads = sum(loss.terms[name].sum() for name in ("reward", "continue")) / (B * T)
+    torch.testing.assert_close(loss.total, -loss.terms["iwae"].sum() / (B * T) - heads)
+    assert not loss.divergence

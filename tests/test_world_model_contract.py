@@ -331,4 +331,5 @@ def test_candidates_draw_their_own_noise(case, model):
     state = model.observe(batch.frames, batch.actions, generator=seeded()).index(-1).expand(4)
     actions = batch.actions.unsqueeze(1).expand(-1, 4, -1, -1)
     frames = model.decode(model.imagine(state, actions, generator=seeded())).mean
-    assert float(frames.std(1).amin((0, 1)).max()) > 0
+    last = frames.detach()[:, :, -1]  # what a model without latent variables predicts first is no draw
+    assert float(last.std(1).amin(0).max()) > 0

@@ -11,15 +11,19 @@ import pytest
 import torch
 from reverie.world_models import (
     MODELS,
+    AERNNConfig,
     Batch,
+    CodeRNNConfig,
     DMMConfig,
     DVBFConfig,
+    GRUConfig,
     KVAEConfig,
     LGSSMConfig,
     RSSMConfig,
     Spaces,
     SRNNConfig,
     STORNConfig,
+    VAEConfig,
     VAERNNConfig,
     VRNNConfig,
     WorldModel,
@@ -33,6 +37,7 @@ CONV = KVAE | {"network": "conv", "channels": (4, 5)}
 SEQUENTIAL = {"z_dim": 2, "network": "mlp", "hidden": (6,), "units": 5, "head_units": 4, "initial_std": 1.0}
 SEQUENTIAL_CONV = SEQUENTIAL | {"network": "conv", "channels": (4, 5), "z_dim": 1}
 GAUSSIAN = SEQUENTIAL | {"likelihood": "gaussian"}
+FRAMES = {"network": "mlp", "hidden": (6,), "head_units": 4, "initial_std": 1.0, "likelihood": "gaussian"}
 SRNN = {"d_dim": 3, "summary_units": 4}
 
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
@@ -69,6 +74,13 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         "smooth": (DVBFConfig(**GAUSSIAN, num_systems=3, summary_units=4), VECTORS),
         "filter": (DVBFConfig(**SEQUENTIAL_CONV, num_systems=3, inference="filtering"), CONV_IMAGES),
     },
+    "vae": {
+        "vae": (VAEConfig(**SEQUENTIAL_CONV), CONV_IMAGES),
+        "iwae": (VAEConfig(**GAUSSIAN, num_samples=3), VECTORS),
+    },
+    "code-rnn": {"mlp": (CodeRNNConfig(**GAUSSIAN, h_dim=3), VECTORS)},
+    "ae-rnn": {"mlp": (AERNNConfig(**FRAMES, code_dim=2, h_dim=3), VECTORS)},
+    "gru": {"mlp": (GRUConfig(**FRAMES, h_dim=3), VECTORS)},
     "rssm": {"mlp": (RSSMConfig(**SEQUENTIAL, h_dim=3), IMAGES)},
     "own": {
         "vectors": (own_world_model.OwnConfig(), VECTORS),

@@ -7,16 +7,20 @@
 Bring your own model with `register("name", MyModel)`; the commands load it with `--import my_module`.
 """
 
+from .ae_rnn import AERNN, AERNNConfig
 from .base import Loss, WorldModel
 from .batch import Batch, Spaces
+from .code_rnn import CodeRNN, CodeRNNConfig
 from .dmm import DMM, DMMConfig
 from .dvbf import DVBF, DVBFConfig
+from .gru import GRU, GRUConfig
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
 from .rssm import RSSM, RSSMConfig
 from .srnn import SRNN, SRNNConfig
 from .state import State
 from .storn import STORN, STORNConfig
+from .vae import VAE, VAEConfig
 from .vae_rnn import VAERNN, VAERNNConfig
 from .vrnn import VRNN, VRNNConfig
 
@@ -47,21 +51,32 @@ register("vae-rnn", VAERNN)
 register("dmm", DMM)
 register("dvbf", DVBF)
 register("rssm", RSSM)
+register("vae", VAE)
+register("code-rnn", CodeRNN)
+register("ae-rnn", AERNN)
+register("gru", GRU)
 
 __all__ = [
+    "AERNN",
     "DMM",
     "DVBF",
+    "GRU",
     "KVAE",
     "LGSSM",
     "MODELS",
     "RSSM",
     "SRNN",
     "STORN",
+    "VAE",
     "VAERNN",
     "VRNN",
+    "AERNNConfig",
     "Batch",
+    "CodeRNN",
+    "CodeRNNConfig",
     "DMMConfig",
     "DVBFConfig",
+    "GRUConfig",
     "KVAEConfig",
     "LGSSMConfig",
     "Loss",
@@ -70,6 +85,7 @@ __all__ = [
     "STORNConfig",
     "Spaces",
     "State",
+    "VAEConfig",
     "VAERNNConfig",
     "VRNNConfig",
     "WorldModel",

@@ -79,6 +79,10 @@ class SequentialModel(WorldModel):
     """The posterior reads a summary of later frames."""
     starts_from_z: bool = True
     """The first step reads a learned z_0."""
+    divergence: tuple[str, ...] = ("kl",)
+    """Terms of the loss that training may weigh."""
+    codes_are_given: bool = False
+    """The states of the loss send what encodes frames no gradient."""
     heads_shape_state: bool = False
     """The heads' gradients reach the state."""
     proposal_modules: ClassVar[tuple[str, ...]] = ()
@@ -235,7 +239,8 @@ class SequentialModel(WorldModel):
     def observe(
         self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
     ) -> LatentState:
-        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        flags = {"mask": mask, "valid": valid, "is_first": is_first}
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         observed = _both(mask, valid)
         return self._run(
             self._glimpse(frames, observed), actions, observed, valid, is_first, state, sample, generator
@@ -244,7 +249,8 @@ class SequentialModel(WorldModel):
     def smooth(
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
     ) -> LatentState:
-        check_sequence(self.spaces, frames, actions, mask=mask, valid=valid, is_first=is_first)
+        flags = {"mask": mask, "valid": valid, "is_first": is_first}
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         glimpses = self.encode_context(frames, actions, mask, valid, is_first)
         return self._run(glimpses, actions, _both(mask, valid), valid, is_first, None, sample, generator)
 
@@ -301,29 +307,26 @@ class SequentialModel(WorldModel):
         flags, count = _needed(batch), batch.observed.sum()
         glimpses = self.encode_context(batch.frames, batch.actions, *flags)
         observed = _both(*flags[:2])
-        states = self._run(glimpses, batch.actions, observed, flags[1], flags[2], None, True, generator)
-        kl = gaussian_kl(states.mean, states.std, states.prior_mean, states.prior_std)
-        terms = {
-            "reconstruction": self._log_likelihood(states, batch.frames, observed),
-            "kl": -kl if flags[1] is None else torch.where(flags[1], -kl, 0.0),
-        }
-        elbo = sum(terms.values())
-        extra = self.extra_terms(batch.frames, observed, glimpses)
-        total = -(elbo + sum(extra.values())).sum() / count
-        return self._result(batch, states, total, terms | extra, elbo, count)
-
-    def extra_terms(self, frames: Tensor, observed: Tensor | None, glimpses: Glimpse) -> dict[str, Tensor]:
-        """Terms (*batch, T) of the objective that are no part of the ELBO."""
-        return {}
-
-    def _result(self, batch: Batch, states: LatentState, total: Tensor, terms, elbo: Tensor, count: Tensor) -> Loss:
-        """The loss, with the heads' terms."""
+        given = glimpses.detach() if self.codes_are_given else glimpses
+        states = self._run(given, batch.actions, observed, flags[1], flags[2], None, True, generator)
+        bound, extra = self.objective(states, batch.frames, observed, glimpses)
+        if flags[1] is not None:
+            bound = {name: torch.where(flags[1], term, 0.0) for name, term in bound.items()}
+        elbo, terms = sum(bound.values()), bound | extra
         heads = self._head_terms(batch, states)
+        total = -sum(term.sum() for term in terms.values()) / count
         total = total - sum(term.sum() for term in heads.values()) / batch.valid.sum()
         scalars: dict[str, Any] = {}
         if (log_std := getattr(self.emission, "log_std", None)) is not None:
             scalars["frame_std"] = log_std.detach().exp()
-        return Loss(total, terms | heads, elbo, scalars, divergence=("kl",), count=count)
+        return Loss(total, terms | heads, elbo, scalars, self.divergence, count)
+
+    def objective(
+        self, states: LatentState, frames: Tensor, observed: Tensor | None, glimpses: Glimpse
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Terms (*batch, T) that make up the ELBO, and terms that only training adds to it."""
+        kl = gaussian_kl(states.mean, states.std, states.prior_mean, states.prior_std)
+        return {"reconstruction": self._log_likelihood(states, frames, observed), "kl": -kl}, {}
 
     def _head_terms(self, batch: Batch, states: LatentState) -> dict[str, Tensor]:
         features = self.features(states if self.heads_shape_state else states.detach())
