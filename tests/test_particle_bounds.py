@@ -8,10 +8,11 @@ import pytest
 import torch
 from reverie.world_models import LGSSM, Batch, Spaces, State, WorldModel, particles
 from reverie.world_models.bounds import Bound, fivo, iwae
-from reverie.world_models.capabilities import Proposal
+from reverie.world_models.capabilities import Proposal, Proposes
 from reverie.world_models.inference import particle_filter as pf
 from reverie.world_models.state import event
 from test_bounds import T, evidence, make_batch, make_model, mean_and_error, repeated, seed
+from world_model_contract import CASES, hidden
 
 SCHEMES = ("multinomial", "stratified", "systematic")
 
@@ -36,6 +37,23 @@ def test_the_estimate_is_unbiased_and_the_bound_below_the_evidence(scheme, thres
     assert bool((error < 0.1).all()) and bool(((mean - 1).abs() < 4 * error).all())
     mean, error = mean_and_error(bound)
     assert bool((mean + 4 * error < exact).all())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_model_that_proposes(case):
+    """Gaps, short windows and chunks; what is hidden has no influence; with one particle resampling changes nothing."""
+    model, batch = case.build(), case.batch(2, steps=3, gaps=True)
+    if not isinstance(model, Proposes):
+        pytest.skip("no density")
+    with torch.no_grad():
+        one = [bound(model, batch, generator=seed(0)) for bound in (Bound("iwae", 1), Bound("fivo", 1))]
+        torch.testing.assert_close(*one)
+        found = fivo(model, batch, 4, threshold=0.5, chunk=3, generator=seed(0))
+        assert found.shape == (2,) and bool(torch.isfinite(found).all())
+        torch.testing.assert_close(fivo(model, hidden(batch), 4, threshold=0.5, chunk=3, generator=seed(0)), found)
+    fivo(model, batch, 3, generator=seed(0)).sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert gradients and all(bool(torch.isfinite(gradient).all()) for gradient in gradients)
 
 
 def test_without_resampling_it_is_iwae():
