@@ -360,6 +360,37 @@ def test_vectors_need_the_mlp():
         RSSM(RSSMConfig(), VECTORS)
 
 
+@pytest.mark.parametrize("name", ["srnn", "dmm"])
+def test_transition_density_is_that_of_the_prediction(name):
+    model, batch = MODELS[name](), windows()
+    states = model.observe(batch.frames, batch.actions, generator=seeded())
+    ours = model.log_transition(states.index(0), batch.actions[:, 1], states.index(1))
+    predicted = model.predict(states.index(0), batch.actions[:, 1])
+    expected = Normal(predicted.prior_mean, predicted.prior_std).log_prob(states.index(1).z).sum(-1)
+    torch.testing.assert_close(ours, expected)
+
+
+def test_an_srnn_that_reads_frames_cannot_score_its_transition():
+    model, batch = srnn(inputs="both"), windows()
+    states = model.observe(batch.frames, batch.actions, generator=seeded())
+    with pytest.raises(ValueError, match="inputs='both' cannot score its transition"):
+        model.log_transition(states.index(0), batch.actions[:, 1], states.index(1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_networks_may_run_in_bfloat16(name):
+    """As training with precision bf16 does: states, terms and gradients stay in float32."""
+    model, batch = MODELS[name]().float(), windows().to(torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.loss(batch, generator=seeded())
+        states = model.observe(batch.frames, batch.actions, generator=seeded())
+    assert all(leaf.dtype == torch.float32 for leaf in states.tensors().values())
+    loss.total.backward()
+    exact = model.loss(batch, generator=seeded()).total
+    assert abs(float((loss.total - exact).detach())) < 0.05 * abs(float(exact.detach()))
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+
+
 # ---- yardsticks ----
 
 

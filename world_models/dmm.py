@@ -38,6 +38,7 @@ from .sequential import (
     SequentialConfig,
     SequentialModel,
     frame_encoder,
+    gaussian_log_prob,
 )
 
 
@@ -125,3 +126,9 @@ class DMM(SequentialModel):
         self, glimpses: Glimpse, actions: Tensor, observed: Tensor, valid: Tensor | None, is_first: Tensor | None
     ) -> Tensor:
         return self.summary(glimpses.features, observed, valid, is_first)
+
+    # ---- capabilities ----
+
+    def log_transition(self, state: LatentState, action: Tensor, next_state: LatentState) -> Tensor:
+        """log p(z_t | z_{t-1}, u_t) of two drawn states, in nats (*batch)."""
+        return gaussian_log_prob(next_state.z, *self.transition(state.z, action))

@@ -43,6 +43,7 @@ from .sequential import (
     SequentialConfig,
     SequentialModel,
     frame_encoder,
+    gaussian_log_prob,
 )
 
 
@@ -126,3 +127,18 @@ class SRNN(SequentialModel):
             path.append(d)
         inputs = torch.cat([torch.stack(path, -2), glimpses.features], -1)
         return self.summary(inputs, observed, valid, is_first)
+
+    # ---- capabilities ----
+
+    def log_transition(self, state: LatentState, action: Tensor, next_state: LatentState) -> Tensor:
+        """log p(z_t | z_{t-1}, d_t) of two drawn states, in nats (*batch).
+
+        Raises:
+            ValueError: if d reads frames: where one is missing, d tells which state came before.
+        """
+        if self.feeds_back:
+            raise ValueError(
+                f"an SRNN with inputs={self.config.inputs!r} cannot score its transition: where a frame is missing d "
+                "remembers the draws; sample backwards with inputs='actions', or use `genealogy`"
+            )
+        return gaussian_log_prob(next_state.z, *self.transition(state.z, next_state.h))

@@ -4,7 +4,7 @@ from .backward import BackwardSummary
 from .config import FrameConfig, SequentialConfig
 from .emission import Emission, frame_encoder
 from .layers import GaussianHead, Hidden, Recurrence
-from .model import Glimpse, LatentState, SequentialModel, gaussian_kl
+from .model import Glimpse, LatentState, SequentialModel, gaussian_kl, gaussian_log_prob
 
 __all__ = [
     "BackwardSummary",
@@ -19,4 +19,5 @@ __all__ = [
     "SequentialModel",
     "frame_encoder",
     "gaussian_kl",
+    "gaussian_log_prob",
 ]

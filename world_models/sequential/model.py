@@ -20,6 +20,7 @@ Heads. Reward and continuation read the posterior's state without shaping it, un
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -372,6 +373,11 @@ def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor
     ratio = (std / prior_std).square()
     shift = ((mean - prior_mean) / prior_std).square()
     return 0.5 * (ratio + shift - 1 - ratio.log()).sum(-1)
+
+
+def gaussian_log_prob(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(z; mean, std^2) summed over the last axis, in nats."""
+    return (-0.5 * ((z - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
 
 
 def _both(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
