@@ -172,3 +172,10 @@ def test_detach_cuts_every_leaf():
 def test_to_casts_every_leaf():
     assert {leaf.dtype for leaf in make(5).to(torch.float64).tensors().values()} == {torch.float64}
     assert {leaf.device.type for leaf in make(5).to("meta").tensors().values()} == {"meta"}
+
+
+def test_unbind_undoes_stack():
+    states = [make(4, seed=seed) for seed in range(3)]
+    for ours, theirs in zip(State.stack(states).unbind(), states, strict=True):
+        assert_equal(ours, theirs)
+    assert [piece.batch_shape for piece in make(2).unbind()] == [torch.Size([])] * 2

@@ -118,9 +118,9 @@ class SRNN(SequentialModel):
     ) -> Tensor:
         """a_t (*batch, T, S). Where d reads frames, those that are missing count as empty here."""
         start = self.initial_state(actions.shape[:-2])
-        d, path = start.h, [start.h]
+        d, path, fed = start.h, [start.h], glimpses.fed.unbind(-2)
         for t in range(1, actions.shape[-2]):
-            new = self._recur(d, glimpses.fed[..., t - 1, :], actions[..., t, :])
+            new = self._recur(d, fed[t - 1], actions[..., t, :])
             if is_first is not None:
                 new = torch.where(is_first[..., t, None], start.h, new)
             d = new if valid is None else torch.where(valid[..., t, None], new, d)

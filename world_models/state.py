@@ -97,6 +97,18 @@ class State:
             return self.map(lambda leaf: leaf.index_select(axis, i))
         return self.map(lambda leaf: leaf[(slice(None),) * axis + (i,)])
 
+    def unbind(self) -> list[Self]:
+        """Split along the last batch axis, the inverse of `stack`.
+
+        Like `index` at every place, but its gradient is one `stack`: that of T indices fills T tensors of full size.
+        """
+        axis = len(self.batch_shape) - 1
+        pieces = {}
+        for name, _ in _layout(type(self)):
+            value = getattr(self, name)
+            pieces[name] = value.unbind() if isinstance(value, State) else value.unbind(axis)
+        return [type(self)(**dict(zip(pieces, values, strict=True))) for values in zip(*pieces.values(), strict=True)]
+
     def gather(self, idx: Tensor) -> Self:
         """Pick along the last batch axis, independently in each row: resampling of particles.
 

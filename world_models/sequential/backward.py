@@ -30,8 +30,9 @@ class BackwardSummary(nn.Module):
         start = self.start.expand(*inputs.shape[:-2], -1)
         a, summaries = start, []
         seen = observed.to(inputs.dtype).unsqueeze(-1)
-        for t in reversed(range(inputs.shape[-2])):
-            a = self.cell(a, inputs[..., t, :], seen[..., t, :])
+        steps = inputs.unbind(-2)  # one gradient for all steps, not one of full size for each
+        for t in reversed(range(len(steps))):
+            a = self.cell(a, steps[t], seen[..., t, :])
             if valid is not None:
                 a = torch.where(valid[..., t, None], a, start)
             summaries.append(a)

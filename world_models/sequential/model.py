@@ -260,7 +260,7 @@ class SequentialModel(WorldModel):
         batch_shape, states = glimpses.batch_shape[:-1], []
         if observed is not None and bool(observed.all()):
             observed = None
-        for t in range(actions.shape[-2]):
+        for t, glimpse in enumerate(glimpses.unbind()):
             before, fresh = state, None
             if state is None or is_first is not None:
                 fresh = self.initial_state(batch_shape)
@@ -271,7 +271,7 @@ class SequentialModel(WorldModel):
                 if fresh is not None:
                     predicted = fresh.where(is_first[..., t], predicted)
             seen = None if observed is None else observed[..., t]
-            state = self._close(predicted, glimpses.index(t), seen, sample, generator)[0]
+            state = self._close(predicted, glimpse, seen, sample, generator)[0]
             if valid is not None and before is not None:
                 state = state.where(valid[..., t], before)
             states.append(state)
