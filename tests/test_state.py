@@ -169,8 +169,10 @@ def test_detach_cuts_every_leaf():
     assert torch.equal(state.detach().hidden, state.hidden)
 
 
-def test_to_casts_every_leaf():
-    assert {leaf.dtype for leaf in make(5).to(torch.float64).tensors().values()} == {torch.float64}
+def test_to_casts_floating_leaves_and_moves_all():
+    dtypes = {name: leaf.dtype for name, leaf in make(5).to(torch.float64).tensors().items()}
+    assert dtypes.pop("steps") == torch.int64
+    assert set(dtypes.values()) == {torch.float64}
     assert {leaf.device.type for leaf in make(5).to("meta").tensors().values()} == {"meta"}
 
 

@@ -79,13 +79,15 @@ class State:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Apply `function` to every tensor leaf."""
-        values = [getattr(self, name) for name, _ in _layout(type(self))]
-        return type(self)(*(value.map(function) if isinstance(value, State) else function(value) for value in values))
+        return self._each(function, lambda inner: inner.map(function))
 
     def expand(self, n: int) -> Self:
         """Add an axis of `n` candidates behind the batch axes, as a view: (*batch, ...) -> (*batch, n, ...)."""
         axis = len(self.batch_shape)
-        return self.map(lambda leaf: leaf.unsqueeze(axis).expand(*leaf.shape[:axis], n, *leaf.shape[axis:]))
+        return self._each(
+            lambda leaf: leaf.unsqueeze(axis).expand(*leaf.shape[:axis], n, *leaf.shape[axis:]),
+            lambda inner: inner.expand(n),
+        )
 
     def index(self, i: int | slice | Tensor, dim: int = -1) -> Self:
         """Select along one batch axis (by default the last, which is time after `stack`).
@@ -135,15 +137,20 @@ class State:
         def choose(leaf: Tensor, alternative: Tensor) -> Tensor:
             return torch.where(mask.reshape(mask.shape + (1,) * (leaf.ndim - batch_rank)), leaf, alternative)
 
-        return self._zip(other, choose)
+        chosen = []
+        for name, rank in _layout(type(self)):
+            ours, theirs = getattr(self, name), getattr(other, name)
+            chosen.append(ours.where(mask, theirs) if rank is None else choose(ours, theirs))
+        return type(self)(*chosen)
 
     def detach(self) -> Self:
         """The same values, cut from the graph."""
         return self.map(Tensor.detach)
 
     def to(self, *args, **kwargs) -> Self:
-        """Move or cast every leaf, as `Tensor.to`."""
-        return self.map(lambda leaf: leaf.to(*args, **kwargs))
+        """Move every leaf to a device, or cast the floating ones to a dtype."""
+        dtypes = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
+        return self.map(lambda leaf: leaf if dtypes and not leaf.is_floating_point() else leaf.to(*args, **kwargs))
 
     @staticmethod
     def stack(states: Sequence[State]) -> State:
@@ -155,15 +162,13 @@ class State:
         stacked = []
         for name, rank in _layout(type(first)):
             values = [getattr(state, name) for state in states]
-            stacked.append(State.stack(values) if rank is None else torch.stack(values, dim=axis))
+            stacked.append(type(values[0]).stack(values) if rank is None else torch.stack(values, dim=axis))
         return type(first)(*stacked)
 
-    def _zip(self, other: Self, function: Callable[[Tensor, Tensor], Tensor]) -> Self:
-        changes = []
-        for name, _ in _layout(type(self)):
-            ours, theirs = getattr(self, name), getattr(other, name)
-            changes.append(ours._zip(theirs, function) if isinstance(ours, State) else function(ours, theirs))
-        return type(self)(*changes)
+    def _each(self, function: Callable[[Tensor], Tensor], inner: Callable[[State], State]) -> Self:
+        """Apply `function` to every tensor field, `inner` to every nested state (which may do it in its own way)."""
+        values = [getattr(self, name) for name, _ in _layout(type(self))]
+        return type(self)(*(inner(value) if isinstance(value, State) else function(value) for value in values))
 
 
 @cache

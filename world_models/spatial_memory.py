@@ -1,0 +1,356 @@
+"""SpatialMemory: the differentiable neural dictionary of the GTM-SM (Fraccaro et al. 2018, section 3.1).
+
+    m = {(s_k, v_k)}, k = 1 ... N       positions s and whatever was stored with them, in the order they were written
+    nearest(q)                          the K entries with the smallest squared distance |e(s_k) - e(q)|^2
+    w_k(q) ~ 1 / (d_k^2 + delta)        weights of the entries that were found, differentiable in q and s_k
+
+A memory is a `State`: an append-only buffer with a window [start, stop) per sequence. Nothing that was written ever
+changes, so many memories may share one buffer: the candidates of a planner (`expand`), the time steps of a sequence
+(`stack`), and a restart of the belief (`start` moves up to `stop`) all cost nothing, whatever is stored.
+
+Writing returns a new memory. Without gradients the newest memory of a buffer appends in place, into slots that no
+older memory can see: O(new entries), with capacity that doubles. Any other memory (expanded, indexed, overtaken by
+another write) copies before it writes. With gradients every write copies, because autograd may need the old buffer.
+
+Search is exact at every size. Small memories are searched by brute force, in chunks; from `TREE_SIZE` entries on, a
+k-d tree (scipy) over all but the newest entries finds the indices. Weights are computed afresh from the entries found,
+so both ways have the same gradients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .state import State, event
+
+TREE_SIZE = 4096  # entries from which a tree pays
+CHUNK = 1 << 22  # distances in memory at a time
+LEAST_CAPACITY = 16
+
+Embed = Callable[[Tensor], Tensor]
+
+
+class _Buffer:
+    """What the memories on one buffer share: who may append to it, and the trees over it.
+
+    A buffer that has to be replaced by its newest memory hands its `family` on: all memories of a family are prefixes
+    of the one with the highest `generation`.
+    """
+
+    def __init__(self, written: Tensor, in_place: bool, parent: _Buffer | None) -> None:
+        self.written: Tensor | None = written  # (*batch) entries; None once another buffer goes on from here
+        self.in_place = in_place  # no gradient depends on its slots
+        self.family: object = object() if parent is None else parent.family
+        self.generation: int = 0 if parent is None else parent.generation + 1
+        self.trees: dict[int, tuple[int, Any]] = {} if parent is None else parent.trees  # row -> (entries, tree)
+
+
+@dataclass(frozen=True)
+class Neighbours(State):
+    """The entries found for a query, nearest first; at least one column, `found` False where there is no entry."""
+
+    position: Tensor = event(2)  # (*batch, K, d)
+    value: Tensor = event(2)  # (*batch, K, v)
+    square_distance: Tensor = event(1)  # (*batch, K), differentiable; 1 where nothing was found
+    found: Tensor = event(1)  # (*batch, K) bool
+
+    def log_weights(self, delta: float) -> Tensor:
+        """log of w_k ~ 1 / (d_k^2 + delta), normalised over K: (*batch, K).
+
+        Where nothing was found, a weight is exp(-1e4) = 0; if a query found nothing at all, its weights are equal.
+        """
+        logits = -(self.square_distance + delta).log()
+        return torch.where(self.found, logits, -1e4).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class SpatialMemory(State):
+    """Entries of every sequence in slots start, ..., stop - 1 of a buffer; see the module's header.
+
+    `tensors` shows what is remembered, in order and without the buffer's unused slots.
+    """
+
+    position: Tensor = event(2)  # (*batch, capacity, d)
+    value: Tensor = event(2)  # (*batch, capacity, v)
+    start: Tensor = event(0)  # (*batch) int64
+    stop: Tensor = event(0)  # (*batch) int64
+
+    _buffer = None  # _Buffer, of memories that may share slots with others
+    _owner = False  # may append in place, as long as it is the newest
+
+    # ---- making ----
+
+    @classmethod
+    def empty(cls, batch_shape: Sequence[int], position_dim: int, value_dim: int, like: Tensor) -> Self:
+        """A memory without entries, on the device and in the dtype of `like`."""
+        none = torch.zeros(tuple(batch_shape), dtype=torch.int64, device=like.device)
+        return cls(
+            like.new_zeros(*batch_shape, 0, position_dim), like.new_zeros(*batch_shape, 0, value_dim), none, none
+        )
+
+    @property
+    def capacity(self) -> int:
+        """Slots of the buffer."""
+        return self.position.shape[-2]
+
+    @property
+    def length(self) -> Tensor:
+        """(*batch) entries that are remembered."""
+        return self.stop - self.start
+
+    def entries(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (*batch, N, d), values (*batch, N, v) in the order written, and which of them exist (*batch, N).
+
+        N is the largest `length`; what does not exist is zero.
+        """
+        width = int(self.length.max()) if self.length.numel() else 0
+        offset = torch.arange(width, device=self.start.device)
+        exists = offset < self.length.unsqueeze(-1)
+        slots = (self.start.unsqueeze(-1) + offset).clamp(max=max(0, self.capacity - 1))
+        position, value = _take(self.position, slots), _take(self.value, slots)
+        return torch.where(exists[..., None], position, 0.0), torch.where(exists[..., None], value, 0.0), exists
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What is remembered, by name: equal memories have equal tensors, whatever buffers they live in."""
+        position, value, _ = self.entries()
+        return {"position": position, "value": value, "length": self.length}
+
+    # ---- writing ----
+
+    def write(self, position: Tensor, value: Tensor, *, mask: Tensor | None = None) -> Self:
+        """Append entries.
+
+        Args:
+            position: (*batch, n, d).
+            value: (*batch, n, v).
+            mask: (*batch, n) bool; entries that are False are left out.
+
+        Returns:
+            The memory with them; this one stays as it is.
+
+        Raises:
+            ValueError: for entries of another shape than this memory's.
+        """
+        count = position.shape[-2] if position.ndim >= 2 else 0
+        for name, new, old in (("position", position, self.position), ("value", value, self.value)):
+            expected = (*self.batch_shape, count, old.shape[-1])
+            if tuple(new.shape) != expected:
+                raise ValueError(
+                    f"memory.write needs a {name} of shape {expected} for a memory with batch shape "
+                    f"{tuple(self.batch_shape)} and {old.shape[-1]} numbers per {name}, found {tuple(new.shape)}"
+                )
+        if mask is None:
+            mask = torch.ones(position.shape[:-1], dtype=torch.bool, device=position.device)
+        elif mask.shape != position.shape[:-1] or mask.dtype != torch.bool:
+            raise ValueError(
+                f"memory.write needs a bool mask of shape {tuple(position.shape[:-1])}, "
+                f"found {mask.dtype} {tuple(mask.shape)}"
+            )
+        stop = self.stop + mask.sum(-1)
+        where = mask.nonzero(as_tuple=True)
+        slots = (*where[:-1], (self.stop.unsqueeze(-1) + mask.cumsum(-1) - 1)[where])
+        needed = int(stop.max()) if stop.numel() else 0
+        buffer, leaves = self._buffer, (self.position, self.value)
+        in_place = not torch.is_grad_enabled()
+        newest = self._owner and buffer.written is not None and torch.equal(self.stop, buffer.written)
+        if not (newest and in_place and buffer.in_place and needed <= self.capacity):
+            if in_place:
+                grown = 2 * self.capacity if needed > self.capacity > 0 else 0
+                leaves = [_padded(leaf, max(needed, grown, LEAST_CAPACITY), copy=True) for leaf in leaves]
+            buffer = _Buffer(stop, in_place, self._buffer if newest else None)
+            if newest:
+                self._buffer.written = None
+        if in_place:
+            for leaf, new in zip(leaves, (position, value), strict=True):
+                leaf[slots] = new[where]
+        else:
+            leaves = [
+                _padded(leaf, needed).index_put(slots, new[where])
+                for leaf, new in zip(leaves, (position, value), strict=True)
+            ]
+        buffer.written = stop
+        return self._on(buffer, True, *leaves, self.start, stop)
+
+    def forget(self, mask: Tensor) -> Self:
+        """The same memory, empty where `mask` (*batch) is True; copies nothing."""
+        return self._on(
+            self._buffer, self._owner, self.position, self.value, torch.where(mask, self.stop, self.start), self.stop
+        )
+
+    def _on(self, buffer: _Buffer | None, owner: bool, position, value, start, stop) -> Self:
+        memory = replace(self, position=position, value=value, start=start, stop=stop)
+        object.__setattr__(memory, "_buffer", buffer)
+        object.__setattr__(memory, "_owner", owner)
+        return memory
+
+    # ---- as a state ----
+
+    def expand(self, n: int) -> Self:
+        wide = super().expand(n)
+        return self._on(self._buffer, False, wide.position, wide.value, wide.start, wide.stop)
+
+    def where(self, mask: Tensor, other: Self) -> Self:
+        if self.capacity == 0:
+            return other.forget(mask)
+        if other.capacity == 0:
+            return self.forget(~mask)
+        if self._kin(other):
+            newest = max(self, other, key=lambda memory: memory._buffer.generation)
+            start, stop = (torch.where(mask, getattr(self, end), getattr(other, end)) for end in ("start", "stop"))
+            return self._on(newest._buffer, newest._owner, newest.position, newest.value, start, stop)
+        capacity = max(self.capacity, other.capacity)
+        ours, theirs = self._with_capacity(capacity), other._with_capacity(capacity)
+        return super(SpatialMemory, ours).where(mask, theirs)
+
+    @staticmethod
+    def stack(states: Sequence[State]) -> State:
+        if not states:
+            return State.stack(states)
+        newest = max(states, key=lambda memory: -1 if memory._buffer is None else memory._buffer.generation)
+        if not all(memory.capacity == 0 or memory is newest or memory._kin(newest) for memory in states):
+            capacity = max(memory.capacity for memory in states)
+            return State.stack([memory._with_capacity(capacity) for memory in states])
+        axis = len(newest.batch_shape)
+
+        def shared(leaf: Tensor) -> Tensor:
+            return leaf.unsqueeze(axis).expand(*leaf.shape[:axis], len(states), *leaf.shape[axis:])
+
+        start, stop = (torch.stack([getattr(memory, end) for memory in states], axis) for end in ("start", "stop"))
+        return newest._on(newest._buffer, False, shared(newest.position), shared(newest.value), start, stop)
+
+    def _kin(self, other: Self) -> bool:
+        """Both are prefixes of one buffer, of which the one with more slots sees all."""
+        return (
+            self._buffer is not None and other._buffer is not None
+            and self._buffer.family is other._buffer.family and self.batch_shape == other.batch_shape
+        )  # fmt: skip
+
+    def _with_capacity(self, capacity: int) -> Self:
+        return replace(self, position=_padded(self.position, capacity), value=_padded(self.value, capacity))
+
+    # ---- reading ----
+
+    def nearest(self, query: Tensor, k: int | None = None, *, embed: Embed | None = None) -> Neighbours:
+        """The `k` entries nearest to `query` (*batch, d), or all of them in the order written.
+
+        Where fewer than `k` are remembered, all of those are found. Memories that share a buffer along their last
+        batch axes (candidates, time) are read without copying it.
+
+        Args:
+            embed: distances are between embed(position) and embed(query); by default the identity.
+
+        Raises:
+            ValueError: for a query of another shape, or k below one.
+        """
+        if tuple(query.shape) != (*self.batch_shape, self.position.shape[-1]):
+            raise ValueError(
+                f"memory.nearest needs a query of shape {(*self.batch_shape, self.position.shape[-1])}, "
+                f"found {tuple(query.shape)}"
+            )
+        if k is not None and k < 1:
+            raise ValueError(f"memory.nearest needs k of at least 1, found {k}")
+        if self.capacity == 0:
+            return self._with_capacity(1).nearest(query, k, embed=embed)
+        shared = self._shared_axes()
+        lead = self.batch_shape[: len(self.batch_shape) - shared]
+        position, value = (leaf[(slice(None),) * len(lead) + (0,) * shared] for leaf in (self.position, self.value))
+        count = math.prod(self.batch_shape[len(lead) :])
+        start, stop = self.start.reshape(*lead, count), self.stop.reshape(*lead, count)
+        queries = query.reshape(*lead, count, query.shape[-1])
+        keys, targets = (position, queries) if embed is None else (embed(position), embed(queries))
+        if k is None:
+            slots = torch.arange(self.capacity, device=start.device).expand(*lead, count, -1)
+        else:
+            slots = self._search(targets.detach(), keys.detach(), start, stop, min(k, self.capacity), embed is None)
+        found = (slots >= start.unsqueeze(-1)) & (slots < stop.unsqueeze(-1))
+        width = slots.shape[-1]
+        flat = slots.reshape(*lead, count * width)
+        neighbour_keys = _take(keys, flat).reshape(*lead, count, width, keys.shape[-1])
+        square = (neighbour_keys - targets.unsqueeze(-2)).square().sum(-1)
+        shape = (*self.batch_shape, width)
+        return Neighbours(
+            position=_take(position, flat).reshape(*shape, -1),
+            value=_take(value, flat).reshape(*shape, -1),
+            square_distance=torch.where(found, square, 1.0).reshape(shape),
+            found=found.reshape(shape),
+        )
+
+    def _shared_axes(self) -> int:
+        """How many of the last batch axes share one buffer."""
+        axes = 0
+        for axis in reversed(range(len(self.batch_shape))):
+            if self.batch_shape[axis] != 1 and (self.position.stride(axis) or self.value.stride(axis)):
+                break
+            axes += 1
+        return axes
+
+    @torch.no_grad()
+    def _search(self, query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int, plain: bool) -> Tensor:
+        """Slots (*lead, P, k) of the nearest keys (*lead, C, e) within each query's window; rubbish beyond those."""
+        if plain and self._buffer is not None and self.capacity >= TREE_SIZE:
+            flat = [x.reshape(-1, *x.shape[x.ndim - 2 :]) for x in (query, keys)]
+            windows = [x.reshape(-1, x.shape[-1]) for x in (start, stop)]
+            rows = [self._search_row(n, *row, k) for n, row in enumerate(zip(*flat, *windows, strict=True))]
+            return torch.stack(rows).reshape(*query.shape[:-1], k) if rows else start.new_zeros(*query.shape[:-1], k)
+        rows = max(1, math.prod(query.shape[:-2]))
+        step = max(1, CHUNK // (rows * keys.shape[-2]))
+        chunks = zip(*(x.split(step, -2) for x in (query, start.unsqueeze(-1), stop.unsqueeze(-1))), strict=True)
+        return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
+
+    def _search_row(self, row: int, query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
+        """As `_search` for one sequence: a tree over all but the newest entries, brute force over those."""
+        first, last = int(stop.min()), int(stop.max())
+        covered, tree = self._buffer.trees.get(row, (0, None))
+        stale = last - covered > max(TREE_SIZE // 4, covered // 4)
+        if stale and last >= TREE_SIZE:
+            from scipy.spatial import cKDTree  # at its first use, as few memories are large
+
+            covered, tree = last, cKDTree(keys[:last].double().cpu().numpy())
+            self._buffer.trees[row] = (covered, tree)
+        if covered == 0 or first < covered or bool(start.any()) or k > covered:
+            step = max(1, CHUNK // keys.shape[-2])
+            chunks = zip(*(x.split(step, -2) for x in (query, start[:, None], stop[:, None])), strict=True)
+            return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
+        found = tree.query(query.double().cpu().numpy(), k)[1]
+        found = torch.as_tensor(np.asarray(found).reshape(-1, k), device=query.device)
+        if last == covered:
+            return found
+        recent = torch.arange(covered, last, device=query.device).expand(len(query), -1)
+        candidates = torch.cat([found, recent], -1)
+        square = (keys[candidates] - query.unsqueeze(-2)).square().sum(-1)
+        square = torch.where(candidates < stop[:, None], square, torch.inf)
+        return candidates.gather(-1, square.topk(k, largest=False).indices)
+
+
+def brute_force(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
+    """Slots (*lead, P, k) of the keys (*lead, C, e) nearest to query (*lead, P, e), nearest first.
+
+    Each query sees the slots from its `start` to its `stop` (*lead, P, 1); beyond those the result is rubbish.
+    """
+    square = sum(
+        (query[..., i].unsqueeze(-1) - keys[..., i].unsqueeze(-2)).square() for i in range(keys.shape[-1])
+    )  # exact: no cancellation as in |q|^2 - 2 q k + |k|^2
+    slots = torch.arange(keys.shape[-2], device=keys.device)
+    square = square.masked_fill((slots < start) | (slots >= stop), torch.inf)
+    return square.topk(k, largest=False).indices
+
+
+def _take(leaf: Tensor, slots: Tensor) -> Tensor:
+    """(*batch, C, e) and (*batch, n) -> (*batch, n, e)."""
+    return leaf.gather(-2, slots.unsqueeze(-1).expand(*slots.shape, leaf.shape[-1]))
+
+
+def _padded(leaf: Tensor, capacity: int, *, copy: bool = False) -> Tensor:
+    """With at least `capacity` slots, the new ones zero."""
+    missing = capacity - leaf.shape[-2]
+    if missing > 0:
+        return functional.pad(leaf, (0, 0, 0, missing))
+    return leaf.clone(memory_format=torch.contiguous_format) if copy else leaf
