@@ -8,7 +8,14 @@ import torch
 from reverie.world_models import State, checkpoints, register
 from reverie.world_models.base import check_sequence
 from reverie.world_models.bounds import log_weights
-from reverie.world_models.capabilities import HasCode, HasFeatures, LinearGaussian, PredictsReward, Proposes
+from reverie.world_models.capabilities import (
+    HasCode,
+    HasFeatures,
+    LinearGaussian,
+    PredictsReward,
+    Proposes,
+    RemembersPlaces,
+)
 from world_model_contract import (
     CASES,
     RANKS,
@@ -158,6 +165,15 @@ def test_capabilities_have_their_shapes(case, model, shape):
     if isinstance(model, HasFeatures):
         features = model.features(states)
         assert features.shape == (*shape, T, features.shape[-1])
+    if isinstance(model, RemembersPlaces):
+        places = model.remembered(states)
+        n = places.exists.shape[-1]
+        assert places.position.shape[:-1] == places.code.shape[:-1] == places.exists.shape == (*shape, T, n)
+        assert not bool(places.position[~places.exists].any())
+        found = model.locate(states, batch.frames)
+        assert found.position.shape == (*shape, T, places.position.shape[-1])
+        assert found.distance.shape == (*shape, T)
+        assert bool((found.distance >= 0).all())
     if isinstance(model, Proposes):
         predicted = model.initial_state(shape, generator=seeded())
         context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first)

@@ -188,7 +188,9 @@ def test_the_future_does_not_change_the_past(case, model, sample, gaps):
         for item in (batch, changed)
     )
     assert_states_close(ours.index(slice(0, 3)), theirs.index(slice(0, 3)), rtol=0.0, atol=1e-12)
-    differences = [float((leaf - theirs.tensors()[name]).detach().norm()) for name, leaf in ours.tensors().items()]
+    differences = [
+        float((leaf - theirs.tensors()[name]).detach().double().norm()) for name, leaf in ours.tensors().items()
+    ]
     assert max(differences) > 1e-6
 
 

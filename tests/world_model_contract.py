@@ -17,6 +17,7 @@ from reverie.world_models import (
     DMMConfig,
     DVBFConfig,
     GRUConfig,
+    GTMSMConfig,
     KVAEConfig,
     LGSSMConfig,
     RSSMConfig,
@@ -40,7 +41,21 @@ GAUSSIAN = SEQUENTIAL | {"likelihood": "gaussian"}
 FRAMES = {"network": "mlp", "hidden": (6,), "head_units": 4, "initial_std": 1.0, "likelihood": "gaussian"}
 SRNN = {"d_dim": 3, "summary_units": 4}
 
+GTM = {"z_dim": 4, "hidden": (6,), "neighbours": 2, "prior_units": 5, "position_std": 0.1}
+GTM |= {"memorise": 2, "predict": 1, "first_memorise": 2, "first_predict": 2}
+TURNING = GTM | {"position_dim": 3}
+
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
+    "gtm-sm": {
+        "walls": (GTMSMConfig(**GTM), IMAGES),
+        "linear-sampled-conv": (
+            GTMSMConfig(**GTM, transition="linear", kl="sampled", network="conv", channels=(4, 5)),
+            CONV_IMAGES,
+        ),
+        "rotation-map": (GTMSMConfig(**TURNING, transition="rotation", key_dim=5, likelihood="bernoulli"), IMAGES),
+        "momentum-learned": (GTMSMConfig(**TURNING, transition="momentum", prior="learned"), VECTORS),
+        "landmark": (GTMSMConfig(**GTM | {"first_kernel": 0.1}, inference="landmark", landmarks=3), IMAGES),
+    },
     "kvae": {
         "mlp-lstm": (KVAEConfig(**KVAE | {"network": "mlp"}), IMAGES),
         "conv-mlp-gaussian": (KVAEConfig(**CONV, dynamics_network="mlp", likelihood="gaussian"), CONV_IMAGES),

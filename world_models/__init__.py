@@ -14,6 +14,7 @@ from .code_rnn import CodeRNN, CodeRNNConfig
 from .dmm import DMM, DMMConfig
 from .dvbf import DVBF, DVBFConfig
 from .gru import GRU, GRUConfig
+from .gtm_sm import GTMSM, GTMSMConfig
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
 from .rssm import RSSM, RSSMConfig
@@ -42,6 +43,7 @@ def register(name: str, model: type[WorldModel]) -> None:
     model.name = name
 
 
+register("gtm-sm", GTMSM)
 register("kvae", KVAE)
 register("lgssm", LGSSM)
 register("srnn", SRNN)
@@ -61,6 +63,7 @@ __all__ = [
     "DMM",
     "DVBF",
     "GRU",
+    "GTMSM",
     "KVAE",
     "LGSSM",
     "MODELS",
@@ -77,6 +80,7 @@ __all__ = [
     "DMMConfig",
     "DVBFConfig",
     "GRUConfig",
+    "GTMSMConfig",
     "KVAEConfig",
     "LGSSMConfig",
     "Loss",

@@ -86,6 +86,7 @@ class Batch:
         is_first: (*batch, T) bool; the belief starts afresh here and the action is ignored.
         mask: (*batch, T) bool; True = frame observed.
         valid: (*batch, T) bool; True = inside the episode.
+        displacements: (*batch, T, D) float or None; the agent's own motion from t-1 to t, as far as it feels it.
     """
 
     frames: Tensor
@@ -95,10 +96,12 @@ class Batch:
     is_first: Tensor
     mask: Tensor
     valid: Tensor
+    displacements: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.rewards.shape
-        found = {item.name: tuple(getattr(self, item.name).shape) for item in fields(self)}
+        leaves = {item.name: getattr(self, item.name) for item in fields(self)}
+        found = {name: tuple(leaf.shape) for name, leaf in leaves.items() if leaf is not None}
         if any(leading[: len(shape)] != tuple(shape) for leading in found.values()):
             raise ValueError(f"the fields of a Batch must share (*batch, T), found {found}")
 
@@ -117,6 +120,7 @@ class Batch:
             is_first=tensor("is_first", torch.bool),
             mask=tensor("mask", torch.bool),
             valid=tensor("valid", torch.bool),
+            displacements=tensor("displacements", torch.float32) if "displacements" in arrays else None,
         )
 
     @property
@@ -126,7 +130,8 @@ class Batch:
 
     def map(self, function) -> Self:
         """Apply `function` to every field."""
-        return type(self)(**{item.name: function(getattr(self, item.name)) for item in fields(self)})
+        leaves = {item.name: getattr(self, item.name) for item in fields(self)}
+        return type(self)(**{name: None if leaf is None else function(leaf) for name, leaf in leaves.items()})
 
     def to(self, *args, **kwargs) -> Self:
         """Move every field to a device, or cast the floating ones to a dtype."""

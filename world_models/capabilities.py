@@ -71,6 +71,46 @@ class LinearGaussian(Protocol):
 
 
 @dataclass(frozen=True)
+class Places:
+    """What a spatial memory holds, in the order written; N is the longest memory of the batch.
+
+    Attributes:
+        position: (*batch, N, d) in the model's own space; zero where nothing is.
+        code: (*batch, N, D) of the view there, as `HasCode.encode` gives it.
+        exists: (*batch, N) bool.
+    """
+
+    position: Tensor
+    code: Tensor
+    exists: Tensor
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where a frame was seen.
+
+    Attributes:
+        position: (*batch, d); where nothing is remembered, the position of the state.
+        distance: (*batch) between the frame's view and the nearest one remembered, in standard deviations: about 1 for
+            a view that was seen, much more for one that never was, infinite where nothing is remembered.
+    """
+
+    position: Tensor
+    distance: Tensor
+
+
+@runtime_checkable
+class RemembersPlaces(Protocol):
+    """A spatial memory that can be planned in."""
+
+    def remembered(self, state: State) -> Places:
+        """Every place in memory."""
+
+    def locate(self, state: State, frame: Tensor) -> Location:
+        """The place in memory whose view is nearest to `frame` (*batch, C, H, W)."""
+
+
+@dataclass(frozen=True)
 class Proposal:
     """One weighted proposal step of a particle bound.
 

@@ -185,6 +185,11 @@ class SpatialMemory(State):
             self._buffer, self._owner, self.position, self.value, torch.where(mask, self.stop, self.start), self.stop
         )
 
+    def since(self, slots: Tensor) -> Self:
+        """The same memory without the first `slots` (*batch) entries that were ever written; copies nothing."""
+        start = self.start.maximum(slots).minimum(self.stop)
+        return self._on(self._buffer, self._owner, self.position, self.value, start, self.stop)
+
     def _on(self, buffer: _Buffer | None, owner: bool, position, value, start, stop) -> Self:
         memory = replace(self, position=position, value=value, start=start, stop=stop)
         object.__setattr__(memory, "_buffer", buffer)

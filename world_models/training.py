@@ -377,7 +377,7 @@ class _Cached:
 
 def _cached(data: Data, device: torch.device) -> Data:
     one = data[np.arange(1)]
-    used = ("frames", "actions", "rewards", "terminated", "is_first", "mask", "valid")
+    used = [item.name for item in dataclasses.fields(Batch) if item.name in one]
     if sum(np.asarray(one[name]).nbytes for name in used) * len(data) > CACHE_BYTES:
         return data
     everything = data[np.arange(len(data))]

@@ -1,0 +1,82 @@
+"""Transitions of the GTM-SM beside the equations written out number by number."""
+
+import math
+
+import pytest
+import torch
+from reverie.world_models.gtm_transitions import TRANSITIONS, rotate
+
+
+def built(name, dim):
+    torch.manual_seed(0)
+    transition = TRANSITIONS[name](dim, 4, 0.7).double()
+    with torch.no_grad():
+        for parameter in transition.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return transition
+
+
+def by_hand(name, transition, s, d, a):
+    """One step for one agent, in floats."""
+    M = transition.M.tolist()
+    wish = [sum(m * x for m, x in zip(row, a, strict=True)) for row in M]
+    if name == "walls":
+        ahead = torch.tensor([p + w for p, w in zip(s, wish, strict=True)], dtype=torch.float64)
+        gate = 1 / (1 + math.exp(-float(transition.gate(ahead))))
+        wish = [gate * w for w in wish]
+    if name == "momentum":
+        friction = [1 / (1 + math.exp(-c)) for c in transition.friction.tolist()]
+        speed = [math.exp(c) for c in transition.log_speed.tolist()]
+        wish = [c * math.tanh(f * old + w) for c, f, old, w in zip(speed, friction, d, wish, strict=True)]
+    moved = list(wish)
+    if name in ("rotation", "momentum"):
+        x, y, h = wish[0], wish[1], s[2]
+        moved[:2] = [math.cos(h) * x - math.sin(h) * y, math.sin(h) * x + math.cos(h) * y]
+    return [p + m for p, m in zip(s, moved, strict=True)], wish
+
+
+@pytest.mark.parametrize(
+    ("name", "dim"), [("linear", 2), ("linear", 3), ("walls", 2), ("rotation", 3), ("momentum", 3)]
+)
+@pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
+def test_steps_are_the_equations(name, dim, batch):
+    transition, generator = built(name, dim), torch.Generator().manual_seed(1)
+    s, d, a = (torch.randn(*batch, n, generator=generator, dtype=torch.float64) for n in (dim, dim, 4))
+    mean, moved = transition(s, d, a)
+    assert mean.shape == moved.shape == s.shape
+    flat = zip(*(x.reshape(-1, x.shape[-1]).tolist() for x in (s, d, a, mean, moved)), strict=True)
+    for s_n, d_n, a_n, mean_n, moved_n in flat:
+        expected, felt = by_hand(name, transition, s_n, d_n, a_n)
+        assert mean_n == pytest.approx(expected)
+        assert moved_n == pytest.approx(felt)
+
+
+def test_a_square_in_the_agents_frame_closes():
+    """Forward, quarter turn, four times."""
+    position = torch.zeros(3, dtype=torch.float64)
+    for _ in range(4):
+        for felt in ((1.0, 0.0, 0.0), (0.0, 0.0, math.pi / 2)):
+            position = position + rotate(torch.tensor(felt, dtype=torch.float64), position[2])
+    assert position.tolist() == pytest.approx([0.0, 0.0, 2 * math.pi])
+
+
+def test_momentum_saturates_and_friction_stops():
+    transition = built("momentum", 3)
+    still, push = torch.zeros(3, dtype=torch.float64), 100 * torch.ones(4, dtype=torch.float64)
+    assert bool((transition(still, still, push)[1].abs() <= transition.log_speed.exp()).all())
+    moved = torch.full((3,), 0.1, dtype=torch.float64)
+    with torch.no_grad():
+        transition.log_speed.zero_()
+    speeds = []
+    for _ in range(20):
+        moved = transition(still, moved, torch.zeros(4, dtype=torch.float64))[1]
+        speeds.append(float(moved.norm()))
+    assert speeds == sorted(speeds, reverse=True) and speeds[-1] < 0.01
+
+
+def test_mistakes_say_what_was_found():
+    for name in ("rotation", "momentum"):
+        with pytest.raises(ValueError, match="has positions of 3 numbers, found position_dim 2"):
+            TRANSITIONS[name](2, 4, 0.1)
+    with pytest.raises(ValueError, match="2 or 3 numbers, found position_dim 4"):
+        TRANSITIONS["walls"](4, 4, 0.1)
