@@ -72,35 +72,53 @@ class Pieces:
     """Windows (*batch, T) cut into n pieces of L steps, the first `memorise` of which are memorised.
 
     Attributes:
-        batch: (*batch, n, L); what is left over at the ends of the windows is dropped.
+        batch: (*batch, n, L); what is left over of the windows is dropped.
         memorise: steps at the beginning of a piece.
-        length: T.
+        shape: (*batch, T).
         offset: where the first piece begins.
     """
 
     batch: Batch
     memorise: int
-    length: int
+    shape: tuple[int, ...]
     offset: int
 
     @classmethod
-    def cut(cls, batch: Batch, memorise: int, predict: int, generator: torch.Generator | None) -> Self:
-        """As many pieces as fit, at a random offset; windows that are shorter are one piece, split in proportion."""
-        *lead, length = batch.rewards.shape
+    def cut(
+        cls,
+        batch: Batch,
+        memorise: int,
+        predict: int,
+        generator: torch.Generator | None,
+        *,
+        at_start: bool = False,
+        max_frames: int | None = None,
+    ) -> Self:
+        """As many pieces as fit, at a random offset; windows that are shorter are one piece, split in proportion.
+
+        Args:
+            at_start: one piece per window instead, at its beginning.
+            max_frames: of a batch (N, T) only the first windows are cut, as many as have so many frames in pieces.
+        """
+        shape = tuple(batch.rewards.shape)
+        *lead, length = shape
         steps = min(length, memorise + predict)
         tau = memorise * steps // (memorise + predict)
-        count = length // steps
-        slack = length - count * steps
+        count = 1 if at_start else length // steps
+        slack = 0 if at_start else length - count * steps
         offset = 0
         if slack:
             device = batch.rewards.device if generator is None else generator.device
             offset = int(torch.randint(slack + 1, (), generator=generator, device=device))
+        if max_frames is not None and len(lead) == 1:
+            lead = [max(1, min(lead[0], max_frames // (count * steps)))]
+            batch = batch.map(lambda leaf: leaf[: lead[0]])
 
         def pieces(leaf: Tensor) -> Tensor:
             part = leaf.narrow(len(lead), offset, count * steps)
             return part.reshape(*lead, count, steps, *leaf.shape[len(lead) + 1 :])
 
-        return cls(batch.map(pieces), tau, length, offset)
+        return cls(batch.map(pieces), tau, shape, offset)
 
     @property
     def starts(self) -> Tensor:
@@ -124,4 +142,6 @@ class Pieces:
     def whole(self, term: Tensor) -> Tensor:
         """A term of all steps (*batch, n, L) as one of the windows (*batch, T), zero where nothing was cut."""
         flat = term.flatten(-2)
-        return functional.pad(flat, (self.offset, self.length - self.offset - flat.shape[-1]))
+        flat = functional.pad(flat, (self.offset, self.shape[-1] - self.offset - flat.shape[-1]))
+        dropped = self.shape[0] - flat.shape[0]
+        return functional.pad(flat, (0, 0, 0, dropped)) if dropped else flat

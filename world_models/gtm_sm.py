@@ -112,6 +112,12 @@ class GTMSMConfig:
     """Steps predicted after them."""
     first_kernel: float = 0.05
     """delta at the beginning, when all entries are read."""
+    pieces: Literal["start", "anywhere"] = "start"
+    """Windows are cut into pieces at their start only, or throughout. Where walls are depends on where s = 0 is: then
+    all pieces must begin at the same place, as the episodes of image navigation do."""
+    max_frames: int | None = None
+    """Frames per step of training: of a batch only the first windows are used, as many as have so many frames, so that
+    long pieces cost no more than short ones. None: all."""
     transition_rate: tuple[float, float] = (10.0, 0.1)
     """Learning-rate factor of the transition at the beginning and at the end."""
     settle: tuple[float, float] = (0.35, 0.6)
@@ -148,6 +154,7 @@ _OPTIONS = {
     "kl": ("bound", "sampled"),
     "inference": ("transition", "landmark"),
     "network": ("mlp", "conv"),
+    "pieces": ("start", "anywhere"),
     "likelihood": ("gaussian", "bernoulli"),
 }
 MIN_FRAME_STD = 0.5 / 255  # half a grey level
@@ -276,7 +283,10 @@ class GTMSM(WorldModel):
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
         check_batch(self.spaces, batch)
         phase = Phase.at(self.config, progress)
-        pieces = Pieces.cut(batch, phase.memorise, phase.predict, generator)
+        pieces = Pieces.cut(
+            batch, phase.memorise, phase.predict, generator, at_start=self.config.pieces == "start",
+            max_frames=self.config.max_frames if self.training else None,
+        )  # fmt: skip
         part, tau = pieces.batch, pieces.memorise
         observed = part.observed
         z_mean, z_std = self.posterior_view(self._hide(part.frames, observed))
@@ -315,7 +325,7 @@ class GTMSM(WorldModel):
         scalars: dict[str, Any] = {"memorised": float(tau), "kernel": phase.kernel}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
-        return Loss(total, terms, elbo, scalars)
+        return Loss(total, terms, elbo, scalars, divergence=("view_kl", "position_kl"), count=count)
 
     def _walk(self, part: Batch, z_mean: Tensor, z_std: Tensor, tau: int, generator) -> _Walk:
         """Positions along windows (*lead, L): predicted, and at memorised steps corrected by landmarks."""
@@ -353,13 +363,14 @@ class GTMSM(WorldModel):
         return _Walk(positions, displacements, variances, torch.where(part.valid & ~part.is_first, kl, 0.0))
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        transition = list(self.transition.parameters())
-        members = {id(parameter) for parameter in transition}
-        others = [parameter for parameter in self.parameters() if id(parameter) not in members]
-        factor = Phase.at(self.config, progress).transition_rate
+        rates = {"transition": Phase.at(self.config, progress).transition_rate}
+        parts = {"encoder": "shared", "view": "shared", "landmarks": "proposal"}  # memories are of encoded frames
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            groups.setdefault(name.split(".")[0], []).append(parameter)
         return [
-            {"name": "transition", "params": transition, "lr_factor": factor},
-            {"name": "views", "params": others, "lr_factor": 1.0},
+            {"name": name, "part": parts.get(name, "generative"), "params": members, "lr_factor": rates.get(name, 1.0)}
+            for name, members in groups.items()
         ]
 
     # ---- capabilities ----

@@ -59,6 +59,18 @@ EXPERIMENTS = {
         "20 min",
         "plan-bouncing-ball",
     ),
+    "gtm-sm-ladder": Entry(
+        "reverie.scripts.reproduce.gtm_sm_ladder",
+        "first rungs for a spatial memory: a 4x4 maze, a turning camera",
+        "10 min",
+        "gtm-sm-ladder",
+    ),
+    "gtm-sm-image-navigation": Entry(
+        "reverie.scripts.reproduce.gtm_sm_image_navigation",
+        "GTM-SM on photographs: 256 steps memorised, 1,000 predicted",
+        "2 h",
+        "gtm-sm-image-navigation",
+    ),
     "sb3": Entry(
         "reverie.scripts.reproduce.sb3",
         "stable-baselines3's PPO on three tasks from stacked frames, three seeds",

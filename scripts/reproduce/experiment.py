@@ -37,9 +37,11 @@ class Experiment:
     Attributes:
         name: of the experiment and of its result file.
         all_stages: in their order.
+        model_name: of the registered model that is trained.
     """
 
     name: str
+    model_name: str = "kvae"
     all_stages: tuple[str, ...]
 
     def __init__(self, args: Any) -> None:
@@ -96,7 +98,7 @@ class Experiment:
         shown: Any = None,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Train a KVAE in `folder`, or finish what was begun there.
+        """Train a model in `folder`, or finish what was begun there.
 
         Args:
             folder: of the run.
@@ -113,7 +115,7 @@ class Experiment:
         path = {"path": str(windows.dataset.path), "length": windows.length, "stride": None, "validation": 0.0}
         manifest = windows.dataset.manifest.to_json() | {"shards": []}
         train_run(
-            folder, "kvae", asdict(config), windows if shown is None else shown, training,
+            folder, self.model_name, asdict(config), windows if shown is None else shown, training,
             spaces_of(windows.dataset), validation=self.windows("validation") if data == "train" else None,
             label=label, resume=self.args.resume, extra={"data": path, "manifest": manifest, **(extra or {})},
         )  # fmt: skip
@@ -136,7 +138,7 @@ class Experiment:
             windows = self.windows("train")
             count, config = self.budgeted()
             spaces = spaces_of(windows.dataset)
-            epochs = epochs_within(self.args.budget, count, "kvae", config, windows, training, spaces)
+            epochs = epochs_within(self.args.budget, count, self.model_name, config, windows, training, spaces)
             write_atomically(path, json.dumps({"epochs": epochs}))
         return replace(training, epochs=json.loads(path.read_text())["epochs"])
 

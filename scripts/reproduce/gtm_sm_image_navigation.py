@@ -1,0 +1,138 @@
+"""Image navigation (Fraccaro et al. 2018, §5.1): memorise 256 steps on a photograph, predict the next 256, then 1,000.
+
+Maps of 32x32 pixels, views of 8x8, 9x9 places, five actions, walls at the edges that nobody tells the model about.
+Test photographs are never seen in training. Stages can be run one by one, and go on where they were stopped:
+
+  data        collect what the other stages need (they do it themselves, too)
+  train       several starts per seed; the one with the highest bound goes on
+  evaluate    recall of places, position, frames
+
+The paper shows frames and gives no numbers. Killed? Give the same line again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from reverie.world_models import GTMSMConfig
+from reverie.world_models.training import TrainingConfig
+
+from .. import ui
+from . import gtm_measures as measures
+from .experiment import Experiment, Source, by_key, mean
+from .gtm_training import chosen, train_best
+from .training_runs import training_seconds
+
+MEMORISE = 256
+HORIZONS = (256, 1000)
+Stage = Literal["data", "train", "evaluate"]
+STAGES = ("data", "train", "evaluate")
+DATA = {  # name -> episodes, frames of each, seed, photographs
+    "train": (2048, 288, 1234, "train"),
+    "validation": (32, 1256, 4321, "train"),
+    "test": (100, 1256, 5678, "test"),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie reproduce gtm-sm-image-navigation`."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training each, of several starts."""
+    stages: tuple[Stage, ...] = STAGES
+    """What to do."""
+    restarts: int = 3
+    """Random starts of each training, of which the one with the highest bound goes on."""
+    trial: float = 0.1
+    """Share of training after which it is chosen."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    budget: float | None = None
+    """Minutes for all training; lowers the number of epochs accordingly."""
+    epochs: int | None = None
+    """Instead of the number in --training.epochs."""
+    out: Path = Path("runs/gtm-sm-image-navigation")
+    """Folder for data, runs and measurements."""
+    json: Path | None = None
+    """Write the result there instead of results/gtm-sm-image-navigation.json."""
+    resume: bool = True
+    """Go on with runs that are there; --no-resume refuses them."""
+    validate: bool = False
+    """Evaluate on other crops of the training photographs, with unfinished runs too, and write no result."""
+    model: GTMSMConfig = field(default_factory=lambda: GTMSMConfig(max_frames=2400))
+    """The model."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=125, batch_size=64, learning_rate=1e-3, warmup_steps=0)
+    )
+    """How each is trained; 125 epochs are 4,000 steps."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie reproduce gtm-sm-image-navigation`."""
+    ImageNavigation(args).main()
+
+
+class ImageNavigation(Experiment):
+    """The stages; see the module's header."""
+
+    name = "gtm-sm-image-navigation"
+    model_name = "gtm-sm"
+    all_stages = STAGES
+
+    def source(self, name: str) -> Source:
+        episodes, length, seed, split = DATA[name]
+        return Source("reverie/ImageNavigation-v0", {"split": split}, episodes, seed, length)
+
+    def budgeted(self) -> tuple[int, Mapping[str, Any]]:
+        return len(self.args.seeds), asdict(self.args.model)
+
+    def folder(self, seed: int) -> Path:
+        """Of the starts with this seed."""
+        return self.args.out / "main" / f"seed-{seed}"
+
+    def data(self) -> None:
+        """Collect what training reads; test sequences are collected where they are measured."""
+        self.windows("train")
+
+    def train(self) -> None:
+        """One choice of starts per seed."""
+        from ..spaces import spaces_of
+
+        windows = self.windows("train")
+        path = {"path": str(windows.dataset.path), "length": windows.length, "stride": None, "validation": 0.0}
+        manifest = windows.dataset.manifest.to_json() | {"shards": []}
+        for seed in self.args.seeds:
+            train_best(
+                self.folder(seed), self.model_name, asdict(self.args.model), windows,
+                replace(self.training(), seed=seed), spaces_of(windows.dataset), restarts=self.args.restarts,
+                trial=self.args.trial, resume=self.args.resume, label=f"seed {seed}",
+                extra={"data": path, "manifest": manifest},
+            )  # fmt: skip
+
+    def evaluate(self) -> None:
+        """Recall of places, position and frames, on photographs that were never seen."""
+        started, per_seed, seconds = time.monotonic(), [], 0.0
+        data = self.windows(self.split)
+        for seed in self.args.seeds:
+            run = chosen(self.folder(seed))
+            seconds += training_seconds(run)
+            with ui.progress(f"seed {seed}: memory", total=len(data)) as advance:
+                found = measures.recalled(
+                    self.load(run), data, lambda states: states[..., :2], MEMORISE, progress=advance
+                )  # fmt: skip
+            first = found.upto(HORIZONS[0]).metrics(HORIZONS[:1])  # the paper's horizon; then a thousand steps
+            whole = {f"{key}/1000": value for key, value in found.frame_metrics().items()}
+            per_seed.append(found.metrics(HORIZONS[1:]) | whole | first)
+        self.store("evaluate", by_key(per_seed), seconds + time.monotonic() - started)
+
+    def report(self) -> None:
+        stored = self.stored()
+        if stored:
+            metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
+            ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in sorted(metrics)])
+            self.write({}, {"data": DATA})

@@ -1,0 +1,80 @@
+"""Training a model that some random starts fail: several begin, the one with the highest bound goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .. import ui
+from ..results import write_atomically
+
+
+def train_best(
+    folder: Path,
+    name: str,
+    config: Mapping[str, Any],
+    data: Any,
+    training: Any,
+    spaces: Any,
+    *,
+    restarts: int,
+    trial: float,
+    validation: Any = None,
+    extra: Mapping[str, Any] | None = None,
+    resume: bool = True,
+    label: str = "training",
+) -> Path:
+    """Train `restarts` models for a share `trial` of training, finish the best, and return its folder.
+
+    The best is the one whose bound on its training windows is highest at the end of the trial; no truth is looked at.
+    What was begun is finished, and a finished run is left as it is. `folder/chosen.json` tells bounds and choice.
+
+    Raises:
+        ValueError: if the folder holds runs with other settings, or holds any and `resume` is False.
+    """
+    import torch
+    from reverie.world_models.checkpoints import build
+    from reverie.world_models.training import fit, read_history
+
+    per_epoch = max(1, len(data) // training.batch_size)
+    trial_epochs = max(1, round(trial * training.epochs))
+
+    def go_on(k: int, stop: int | None) -> Path:
+        start = folder / f"start-{k}"
+        settings = replace(training, seed=1000 * training.seed + k)
+        torch.manual_seed(settings.seed)
+        with ui.progress(f"{label}, start {k}", total=stop or per_epoch * training.epochs) as advance:
+            fit(
+                build(name, dict(config), spaces), data, settings, out=start, validation=validation, resume=resume,
+                extra=extra, on_step=lambda step, total, loss: advance(completed=step, loss=loss), stop_after=stop,
+            )  # fmt: skip
+        return start
+
+    def bound(start: Path) -> float | None:
+        """Mean over the last epochs of the trial, None if it has not got there."""
+        history = read_history(start)[:trial_epochs] if (start / "metrics.jsonl").exists() else []
+        if len(history) < trial_epochs:
+            return None
+        last = history[-max(1, trial_epochs // 5) :]
+        return sum(record["elbo_per_frame"] for record in last) / len(last)
+
+    if restarts == 1:
+        return go_on(0, None)
+    bounds = []
+    for k in range(restarts):
+        if bound(folder / f"start-{k}") is None or not resume:
+            go_on(k, per_epoch * trial_epochs)
+        bounds.append(bound(folder / f"start-{k}"))
+    best = max(range(restarts), key=lambda k: bounds[k])
+    write_atomically(folder / "chosen.json", json.dumps({"start": best, "bounds": bounds}))
+    resume = True  # the trial of this very call
+    return go_on(best, None)
+
+
+def chosen(folder: Path) -> Path:
+    """The run that `train_best` chose in `folder`."""
+    path = folder / "chosen.json"
+    return folder / f"start-{json.loads(path.read_text())['start'] if path.exists() else 0}"

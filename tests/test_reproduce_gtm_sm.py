@@ -1,0 +1,95 @@
+"""The GTM-SM's experiments end to end on tiny data: choosing starts, resuming, keys; and the ladder, solved."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from reverie.scripts.reproduce import gtm_measures as measures
+from reverie.scripts.reproduce import gtm_sm_image_navigation as navigation
+from reverie.scripts.reproduce import gtm_sm_ladder as ladder
+from reverie.world_models import GTMSMConfig
+from reverie.world_models.training import TrainingConfig, read_history
+
+SMALL = {"z_dim": 4, "hidden": (8,)}
+
+
+@pytest.fixture
+def rungs(tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "MODELS", {name: replace(model, **SMALL) for name, model in ladder.MODELS.items()})
+    return ladder.Args(
+        seeds=(0, 1), restarts=2, trial=0.5, episodes=16, out=tmp_path / "run", json=tmp_path / "result.json",
+        training=TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3),
+    )  # fmt: skip
+
+
+def test_the_ladder_measures_every_key_and_finishes_the_better_start(rungs):
+    ladder.main(rungs)
+    metrics = json.loads(rungs.json.read_text())["metrics"]
+    for rung in ladder.RUNGS:
+        for key in ("recall", "coverage", "r2", "psnr", "psnr/vae", "psnr/oracle", "psnr/first32", "psnr/last32"):
+            assert len(metrics[f"{key}/{rung}"]["values"]) == 2
+        folder = rungs.out / rung / "seed-1"
+        choice = json.loads((folder / "chosen.json").read_text())
+        assert choice["bounds"][choice["start"]] == max(choice["bounds"])
+        lengths = [len(read_history(folder / f"start-{k}")) for k in range(2)]
+        assert lengths[choice["start"]] == 2 and sum(lengths) == 3
+    before = rungs.json.read_text()
+    ladder.main(replace(rungs, stages=("train",)))
+    assert json.loads(rungs.json.read_text())["metrics"] == json.loads(before)["metrics"]
+    with pytest.raises(ValueError, match="already holds a run"):
+        ladder.main(replace(rungs, resume=False))
+
+
+def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(navigation, "MEMORISE", 12)
+    monkeypatch.setattr(navigation, "HORIZONS", (6, 20))
+    data = {"train": (8, 20, 1, "train"), "validation": (3, 32, 2, "train"), "test": (3, 32, 3, "test")}
+    monkeypatch.setattr(navigation, "DATA", data)
+    args = navigation.Args(
+        seeds=(0,), restarts=1, out=tmp_path / "run", json=tmp_path / "result.json",
+        model=GTMSMConfig(**SMALL, memorise=12, predict=4, first_memorise=6, first_predict=4),
+        training=TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3),
+    )  # fmt: skip
+    navigation.main(args)
+    result = json.loads(args.json.read_text())
+    expected = {"recall/6", "recall/20", "coverage/6", "coverage/20", "r2", "psnr", "psnr/vae", "psnr/oracle"}
+    assert expected | {"psnr/first32", "psnr/last32", "psnr/last32/1000"} <= set(result["metrics"])
+    assert result["config"]["split"] == "test"
+    navigation.main(replace(args, validate=True, stages=("evaluate",)))
+    assert json.loads(args.json.read_text())["config"]["split"] == "validation"
+
+
+def test_panoramas_close_after_a_turn():
+    data = ladder.Panoramas("train", 5, 31, seed=0)
+    frames = data[np.arange(5)]["frames"]
+    assert frames.shape == (5, 31, 8, 8, 3)
+    np.testing.assert_array_equal(frames[:, :16], frames[:, 15:])
+    assert all((frames[:, 0] != frames[:, k]).any() for k in range(1, 15))
+    np.testing.assert_array_equal(frames[:, 0, :, 4:], frames[:, 1, :, :4])
+    states = data[np.arange(5)]["states"]
+    np.testing.assert_allclose(states[:, 0], states[:, 15], atol=1e-12)
+
+
+def test_recall_counts_places_that_are_in_memory():
+    """Two sequences of four memorised and three predicted steps, positions on a line."""
+    truth = np.array([[0, 1, 2, 1, 2, 3, 0], [0, 0, 0, 0, 0, 1, 0]])[..., None]
+    same = truth[:, 4:, None, 0] == truth[:, None, :4, 0]
+    np.testing.assert_array_equal(same.any(-1), [[True, False, True], [True, False, True]])
+    errors = {"model": np.full((2, 3), 0.01), "vae": np.full((2, 3), 0.001)}
+    right = np.array([[True, False, False], [True, False, True]])
+    found = measures.Recalled(same.any(-1), right, errors, 3.0 * truth + 1, truth).metrics((1, 3))
+    assert found["recall/1"] == 1.0 and found["recall/3"] == 0.75
+    assert found["coverage/1"] == 1.0 and found["coverage/3"] == pytest.approx(2 / 3)
+    assert found["r2"] == pytest.approx(1.0)
+    assert found["psnr"] == pytest.approx(20.0) and found["psnr/vae"] == pytest.approx(30.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rung", ladder.RUNGS)
+def test_the_ladder_is_solved(tmp_path, rung):
+    args = ladder.Args(seeds=(0,), rungs=(rung,), out=tmp_path / "run", json=tmp_path / "result.json")
+    ladder.main(args)
+    metrics = json.loads(args.json.read_text())["metrics"]
+    assert metrics[f"recall/{rung}"]["mean"] > 0.95
+    assert metrics[f"psnr/{rung}"]["mean"] > metrics[f"psnr/oracle/{rung}"]["mean"] - 1.0
