@@ -62,7 +62,7 @@ def test_finished_runs_are_not_trained_again_and_other_settings_are_refused(args
 def test_developing_leaves_the_test_sequences_alone(args, monkeypatch):
     monkeypatch.setattr(measures, "imputation", lambda *_, **__: {"hamming/smooth/random/0.1": 0.5})
     stages = ("data", "train", "evaluate", "parity", "ablations")
-    ball.main(replace(args, stages=stages, seeds=(0,), epochs=1, validate=True))
+    ball.main(replace(args, stages=stages, seeds=(0,), epochs=1, ablation_epochs=1, validate=True))
     collected = {path.name for path in (args.out / "data").iterdir()}
     assert collected == {"train", "validation", "parity-train", "parity-validation"}
     metrics = json.loads(args.json.read_text())["metrics"]
