@@ -67,7 +67,9 @@ class Args:
     model: GTMSMConfig = field(default_factory=lambda: GTMSMConfig(max_frames=2400))
     """The model."""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(epochs=125, batch_size=64, learning_rate=1e-3, warmup_steps=0)
+        default_factory=lambda: TrainingConfig(
+            epochs=125, batch_size=64, learning_rate=1e-3, schedule="constant", warmup_steps=0
+        )
     )
     """How each is trained; 125 epochs are 4,000 steps."""
 
