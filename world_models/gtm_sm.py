@@ -102,6 +102,9 @@ class GTMSMConfig:
     """Channels of the convolutions, each of which halves the resolution."""
     likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
     """Distribution of a pixel."""
+    frame_std: float = 0.1
+    """Standard deviation of a Gaussian pixel before training. With a large one the views say little at first, and
+    nothing teaches the transition."""
     memorise: int = 256
     """tau at the end of training."""
     predict: int = 32
@@ -132,7 +135,7 @@ class GTMSMConfig:
         for name in (*counts, "memorise", "first_memorise"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GTMSMConfig.{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("position_std", "kernel", "first_kernel", "step_std"):
+        for name in ("position_std", "kernel", "first_kernel", "step_std", "frame_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"GTMSMConfig.{name} must be positive, found {getattr(self, name)}")
         if self.first_memorise > self.memorise:
@@ -191,7 +194,7 @@ class GTMSM(WorldModel):
             self.decoder = MLPDecoder(config.z_dim, spaces.frame_shape, config.hidden[::-1])
         self.view = nn.Linear(self.encoder.out_features, 2 * config.z_dim)
         if config.likelihood == "gaussian":
-            self.frame_log_std = nn.Parameter(torch.tensor(math.log(0.3)))
+            self.frame_log_std = nn.Parameter(torch.tensor(math.log(config.frame_std)))
         self.transition = TRANSITIONS[config.transition](config.position_dim, spaces.action_dim, config.step_std)
         self.key = PlaceKey(config.position_dim, config.key_dim)
         self.combination = None
