@@ -107,7 +107,7 @@ def test_a_model_of_other_frames_is_refused(tmp_path, run_folder, capsys):
 MISTAKES = {
     "unknown id": (["reverie/Pendulm-v0", "--episodes", 1], "not registered. Nearest: reverie/Pendulum-v0"),
     "no episodes": ([PENDULUM], "expected --episodes N"),
-    "unknown policy": ([PENDULUM, "--episodes", 1, "--policy", "clever"], "unknown policy 'clever'; "),
+    "unknown policy": ([PENDULUM, "--episodes", 1, "--policy", "xyzzy"], "unknown policy 'xyzzy'; expected one of"),
     "no run": ([PENDULUM, "--episodes", 1, "--policy", "runs/none"], "or the folder of a run: runs/none is neither"),
     "unknown planner": (
         [PENDULUM, "--episodes", 1, "--policy", "RUN", "--planning.planner", "cme"],

@@ -5,6 +5,7 @@ import sys
 import pytest
 from reverie.envs import ENVIRONMENTS
 from reverie.scripts import cli
+from reverie.scripts.bench import envs as bench_envs
 from reverie.scripts.bench.envs import CLASSIC
 from reverie.scripts.results import read_result
 
@@ -36,6 +37,7 @@ def test_bench_writes_every_key(tmp_path, capsys):
     small = ("--seconds", "0.01", "--num-envs", "2", "--memory-steps", "8", "--json", str(path), "--envs", *some)
     assert cli.main(["bench", "envs", *small, "--peers", *CLASSIC]) == 0
     metrics = {key: value["mean"] for key, value in read_result(path)["metrics"].items()}
+    assert [f"reverie/{short}" for short in bench_envs._chosen(bench_envs.Args())] == list(ENVIRONMENTS)
     for short in some:
         assert metrics[f"single/{short}"] > 0 and metrics[f"vector/{short}"] > 0
         assert abs(metrics[f"memory_growth_mib/{short}"]) < 20

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import ui
 from ..results import write_atomically
+from .training_runs import train_run
 
 
 def train_best(
@@ -35,23 +35,17 @@ def train_best(
     Raises:
         ValueError: if the folder holds runs with other settings, or holds any and `resume` is False.
     """
-    import torch
-    from reverie.world_models.checkpoints import build
-    from reverie.world_models.training import fit, read_history
+    from reverie.world_models.training import read_history
 
     per_epoch = max(1, len(data) // training.batch_size)
     trial_epochs = max(1, round(trial * training.epochs))
 
     def go_on(k: int, stop: int | None) -> Path:
-        start = folder / f"start-{k}"
         settings = replace(training, seed=1000 * training.seed + k)
-        torch.manual_seed(settings.seed)
-        with ui.progress(f"{label}, start {k}", total=stop or per_epoch * training.epochs) as advance:
-            fit(
-                build(name, dict(config), spaces), data, settings, out=start, validation=validation, resume=resume,
-                extra=extra, on_step=lambda step, total, loss: advance(completed=step, loss=loss), stop_after=stop,
-            )  # fmt: skip
-        return start
+        return train_run(
+            folder / f"start-{k}", name, config, data, settings, spaces, validation=validation, extra=extra,
+            resume=resume, label=f"{label}, start {k}", stop_after=stop,
+        )  # fmt: skip
 
     def bound(start: Path) -> float | None:
         """Mean over the last epochs of the trial, None if it has not got there."""

@@ -70,7 +70,7 @@ class Args:
     ablation_seeds: tuple[int, ...] = (0,)
     """Runs of each ablation."""
     ablation_epochs: int = 12
-    """Epochs of each ablation; after so many the main runs have passed the paper's curves."""
+    """Epochs of each ablation; with so many, the paper's network (`alpha-lstm`) passes its curves."""
     out: Path = Path("runs/kvae-bouncing-ball")
     """Folder for data, runs and measurements."""
     json: Path | None = None

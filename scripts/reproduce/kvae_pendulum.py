@@ -5,12 +5,12 @@ sequences as in that paper, so that the numbers have the same data behind them (
 --train-sequences). What the paper leaves open (time step, torque, start, renderer) is ours, so likelihoods compare
 between models on this renderer and not with the paper's; R² is free of scale.
 
-Deviations from the KVAE paper, each of which R² needs: pixels are Bernoulli in training (grey levels as probabilities).
-With Gaussian pixels of a learned variance the reconstruction outweighs the dynamics by three orders of magnitude, and
-the code folds. `elbo-gaussian` is the bound of the trained model with Gaussian pixels about the same means and one
-variance fitted on training frames. One C = [I 0] is shared by K = 6 linear systems instead of two with a C of their
-own, so that z means the same everywhere. Pixels weigh .1 in training instead of .3: the code's circle becomes rounder,
-and the speed along it nearly the same everywhere. Stages go on where they were stopped:
+Deviations from the KVAE paper: pixels are Bernoulli in training (grey levels as probabilities), since the likelihood
+of Gaussian ones with a learned variance outweighs the dynamics, which then do not shape the code. `elbo-gaussian` is
+the bound of the trained model with Gaussian pixels about the same means and one variance fitted on training frames.
+One C = [I 0] is shared by K = 6 linear systems instead of two with a C of their own, so that z means the same
+everywhere. Pixels weigh .1 in training instead of .3, which leaves the dynamics more say in the shape of the code.
+Stages go on where they were stopped:
 
   data        collect
   train       KVAE with convolutions and with an MLP, one run per seed

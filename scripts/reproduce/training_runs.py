@@ -24,10 +24,11 @@ def train_run(
     extra: Mapping[str, Any] | None = None,
     resume: bool = True,
     label: str = "training",
+    stop_after: int | None = None,
 ) -> Path:
     """Train model `name` with `config` in `folder`, or finish what was begun there, and return the folder.
 
-    A finished run is left as it is, if it has these settings.
+    A finished run is left as it is, if it has these settings. `stop_after` ends it at that step, to go on later.
 
     Raises:
         ValueError: if the folder holds a run with other settings, or holds any and `resume` is False.
@@ -39,10 +40,10 @@ def train_run(
     torch.manual_seed(training.seed)
     model = build(name, dict(config), spaces)
     steps = max(1, len(data) // training.batch_size) * training.epochs
-    with ui.progress(label, total=steps) as advance:
+    with ui.progress(label, total=stop_after or steps) as advance:
         fit(
             model, data, training, out=folder, validation=validation, resume=resume, extra=extra,
-            on_step=lambda step, total, loss: advance(completed=step, loss=loss),
+            on_step=lambda step, total, loss: advance(completed=step, loss=loss), stop_after=stop_after,
         )  # fmt: skip
     return folder
 
