@@ -14,7 +14,7 @@ import pytest
 import torch
 from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
 from reverie.world_models.checkpoints import load, read_safetensors, save
-from reverie.world_models.cpu_settings import denormals_are_flushed
+from reverie.world_models.cpu_settings import denormals_are_flushed, flushed_denormals
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from safetensors.torch import load_file, save_file
 from tiny_training import kvae, lgssm, windows
@@ -329,6 +329,22 @@ def test_same_seed_same_weights():
     fit(other, DATA, TrainingConfig(**{**CONFIG.__dict__, "seed": 1}))
     assert not equal(runs[0], other)
     assert np.isfinite(validate(other, DATA, CONFIG))
+
+
+def test_denormals_are_flushed_on_every_thread_that_computes(two_threads):
+    denormal = torch.full((1 << 20,), 1e-39)  # long enough to be shared out among the threads
+    (denormal * 1).sum()  # so that the threads are there before anything is set
+    with flushed_denormals():
+        assert torch.count_nonzero(denormal * 1) == 0
+    assert torch.count_nonzero(denormal * 1) == len(denormal)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def test_denormals_are_flushed_while_training_and_come_back():

@@ -48,7 +48,7 @@ class ConvEncoder(nn.Module):
     def forward(self, frames: Tensor) -> Tensor:
         x = frames.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
-            x = functional.relu(layer(x))
+            x = functional.relu(layer(x), inplace=True)
         return x.flatten(1)
 
 
@@ -90,10 +90,17 @@ class SubpixelDecoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.linear(x).reshape(-1, *self.start).contiguous(memory_format=torch.channels_last)
-        for stage in self.stages:
-            x = depth_to_space(functional.relu(stage(x)))
-        x = self.output(x)
-        return depth_to_space(x) if self.narrow_output else x
+        for index, stage in enumerate(self.stages):
+            x = functional.relu(stage(x), inplace=True)
+            if self.narrow_output or index < len(self.stages) - 1:
+                x = depth_to_space(x)
+        return depth_to_space(self.output(x) if self.narrow_output else self._output_of_sub_pixels(x))
+
+    def _output_of_sub_pixels(self, x: Tensor) -> Tensor:
+        """The 1x1 convolution before the shuffle, not after it: the same numbers, and the wide maps stay in place."""
+        rows = x.permute(0, 2, 3, 1).unflatten(-1, (4, -1))
+        frames = functional.linear(rows, self.output.weight.flatten(1), self.output.bias)
+        return frames.flatten(-2).permute(0, 3, 1, 2)
 
 
 class MLPEncoder(nn.Module):

@@ -61,6 +61,7 @@ def main(args: Args) -> None:
     for name, config in (("kvae", KVAEConfig(channels=(32, 32, 32), decoder="paper")), ("kvae-default", KVAEConfig())):
         ui.say(f"timing {name}: {WARM_STEPS} steps to settle, then {TIMED_STEPS}")
         metrics[f"epoch_seconds/{name}"] = epoch_seconds(config, args.training, data)
+        ui.say(f"{name}: {metrics[f'epoch_seconds/{name}']:.1f} s an epoch")
     if not args.skip_curve:
         metrics |= to_paper(args, data, validation)
     metrics["peak_mib/kvae"] = peak_mib(args.device)
