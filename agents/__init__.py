@@ -15,6 +15,7 @@ from .lqg import LQG
 from .mpc_agent import MPCAgent, PlanningPolicy
 from .mppi import MPPI
 from .objectives import ActionPenalty, GoalCode, GoalImage, LearnedReward, Objective, QuadraticCost, WeightedSum
+from .sb3_vector import sb3_vector
 
 PLANNERS: dict[str, type[Planner]] = {}
 
@@ -56,4 +57,5 @@ __all__ = [
     "SmallImageExtractor",
     "WeightedSum",
     "register",
+    "sb3_vector",
 ]

@@ -78,8 +78,13 @@ class BouncingBallParams:
         )
         if self.elasticity > 1:
             raise ValueError(f"elasticity is {self.elasticity!r}; expected at most 1, a bounce without loss")
-        if not 0 <= self.low < self.high <= WORLD or self.margin > self.middle:
-            raise ValueError(f"walls at {self.low} and {self.high} leave no room for a ball of radius {self.radius}")
+        if not 0 <= self.low < self.high <= WORLD:
+            raise ValueError(f"low and high are {self.low!r} and {self.high!r}; expected 0 <= low < high <= {WORLD}")
+        if self.margin > self.middle:
+            raise ValueError(
+                f"radius is {self.radius!r}; expected at most {0.5 * (self.high - self.low) - 1.0}, as a ball starts a "
+                f"pixel or more off the walls at {self.low} and {self.high}; make the ball smaller or the room wider"
+            )
         if self.room is not None:
             corners = np.asarray(self.room, dtype=np.float64)
             half_planes(corners)  # refuses what is no convex polygon
@@ -89,7 +94,7 @@ class BouncingBallParams:
                     f"the room with corners {self.room} does not hold a ball of radius {self.radius} at "
                     f"({self.middle}, {self.middle}), where it starts; make the ball smaller or the room wider"
                 )
-        if not 0 <= self.min_speed <= self.max_speed:
+        if not 0 <= self.min_speed <= self.max_speed < math.inf:
             raise ValueError(f"speeds from {self.min_speed} to {self.max_speed}; expected 0 <= min_speed <= max_speed")
         if self.goal is not None:
             if np.shape(self.goal) != (2,) or not self.holds(np.array(self.goal, dtype=np.float64)):

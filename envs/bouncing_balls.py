@@ -86,8 +86,9 @@ class BouncingBallsParams:
         free = max(self.high - self.low - 2.0 * self.max_radius, 0.0) ** 2
         if WORLD <= 2.0 * self.max_radius or self.max_balls * math.pi * (2.0 * self.max_radius) ** 2 > free:
             raise ValueError(
-                f"the square from {self.low} to {self.high} has no room for {self.max_balls} balls of radius "
-                f"{self.max_radius}; lower max_radius or max_balls, or raise margin"
+                f"max_radius is {self.max_radius!r}: the square from {self.low} to {self.high} has no room for "
+                f"{self.max_balls} balls of that radius, expected less than {WORLD / 2} and space for one more beside "
+                "the others; lower max_radius or max_balls, or raise margin"
             )
 
     @property

@@ -7,8 +7,10 @@ they and a planner that holds the true dynamics compute the same numbers to the 
 
 import dataclasses
 import difflib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -226,8 +228,13 @@ def check_fields(
     """For ``Params.__post_init__``: raise ValueError for a field that is no such number, or none of its choices."""
     for name in (*positive, *not_negative):
         value, least = getattr(params, name), "positive" if name in positive else "not negative"
-        if isinstance(value, (str, bool)) or not (value > 0 or (value == 0 and name in not_negative)):
-            raise ValueError(f"{name} is {value!r}; expected a number that is {least}")
+        if (
+            not isinstance(value, Real)
+            or isinstance(value, bool)
+            or not 0 <= value < math.inf
+            or (value == 0 and name in positive)
+        ):
+            raise ValueError(f"{name} is {value!r}; expected a finite number that is {least}")
     for name, allowed in (choices or {}).items():
         if getattr(params, name) not in allowed:
             raise ValueError(f"{name} is {getattr(params, name)!r}; expected {' or '.join(map(repr, allowed))}")

@@ -79,8 +79,9 @@ class PongParams:
         room = min(self.roof - self.floor - self.paddle_length, self.roof - self.floor, self.right - self.left)
         if not (self.roof <= WORLD and self.right <= WORLD and room > 2 * (self.radius + self.paddle_radius)):
             raise ValueError(
-                f"floor {self.floor}, roof {self.roof}, paddles at {self.left} and {self.right} of length "
-                f"{self.paddle_length} leave no room for a ball of radius {self.radius}; make it smaller"
+                f"radius is {self.radius!r}; expected less than {0.5 * room - self.paddle_radius}, which is what floor "
+                f"{self.floor}, roof {self.roof} and paddles at {self.left} and {self.right} of length "
+                f"{self.paddle_length} leave room for; make the ball smaller or the room (at most {WORLD}) larger"
             )
 
     @property

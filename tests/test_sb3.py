@@ -8,14 +8,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from env_cases import ToyEnv  # noqa: F401  registers it
 from gymnasium import spaces
-from reverie.agents import SmallImageExtractor
-from reverie.envs.wrappers import FrameStack
+from reverie.agents import SmallImageExtractor, sb3_vector
+from reverie.envs.wrappers import FrameStack, VectorFrameStack
 from reverie.scripts.cli import main
 from reverie.scripts.reproduce import sb3
 from reverie.scripts.results import read_result
 
 stable_baselines3 = pytest.importorskip("stable_baselines3", reason="pip install 'reverie[rl]'")
+make_vec_env = pytest.importorskip("stable_baselines3.common.env_util").make_vec_env
 
 
 @pytest.mark.parametrize("size", [8, 9, 16, 32, 64])
@@ -46,6 +48,44 @@ def test_stable_baselines3_learns_and_saves_with_it(algorithm, tmp_path):
     obs, _ = env.reset(seed=0)
     expected, _ = model.predict(obs, deterministic=True)
     np.testing.assert_array_equal(make.load(tmp_path / "model").predict(obs, deterministic=True)[0], expected)
+
+
+@pytest.mark.parametrize("name", ["test/Toy-v0", "reverie/BouncingBallThrust-v0"])
+def test_a_batch_is_to_stable_baselines3_what_its_own_vector_is(name):
+    """Step by step beside `DummyVecEnv` around single environments; the toy ends by itself, the ball by the limit."""
+    limit, num = {"max_episode_steps": 6}, 3
+    theirs = make_vec_env(lambda: FrameStack(gym.make(name, **limit), 2), n_envs=num, seed=4)
+    ours = sb3_vector(VectorFrameStack(gym.make_vec(name, num, autoreset_mode="SameStep", **limit), 2))
+    ours.seed(4)
+    assert (ours.num_envs, ours.observation_space, ours.action_space) == (
+        theirs.num_envs, theirs.observation_space, theirs.action_space
+    )  # fmt: skip
+    np.testing.assert_array_equal(ours.reset(), theirs.reset())
+    ours.action_space.seed(0)
+    ends = set()
+    for _ in range(20):
+        actions = np.array([ours.action_space.sample() for _ in range(num)])
+        found, expected = ours.step(actions), theirs.step(actions)
+        for a, b in zip(found[:3], expected[:3], strict=True):
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
+        for row, (a, b) in enumerate(zip(found[3], expected[3], strict=True)):
+            assert ("terminal_observation" in a) == found[2][row]
+            if found[2][row]:
+                np.testing.assert_array_equal(a["terminal_observation"], b["terminal_observation"])
+                assert a["TimeLimit.truncated"] == b["TimeLimit.truncated"]
+                assert a["episode"]["r"] == pytest.approx(b["episode"]["r"], abs=1e-5)
+                assert a["episode"]["l"] == b["episode"]["l"]
+                ends.add(a["TimeLimit.truncated"])
+    assert ends == ({True, False} if "Toy" in name else {True})
+    assert ours.env_is_wrapped(VectorFrameStack) == [True] * num and ours.env_is_wrapped(FrameStack, 0) == [False]
+    assert ours.get_attr("num_envs") == [num] * num
+    ours.close()
+
+
+def test_a_batch_with_another_autoreset_mode_is_refused():
+    with pytest.raises(ValueError, match=r"autoreset mode is AutoresetMode\.NEXT_STEP.*autoreset_mode='SameStep'"):
+        sb3_vector(gym.make_vec("reverie/Pendulum-v0", 2))
 
 
 def tiny(out, *more) -> int:
@@ -110,11 +150,12 @@ def test_a_run_ends_with_its_minutes(tmp_path):
 
 def test_what_an_agent_gets():
     for task in sb3.TASKS.values():
-        env = sb3.make_env(task)
-        height, width, channels = env.observation_space.shape
+        envs = sb3.vector(task, 2, 0)
+        height, width, channels = envs.observation_space.shape
         assert channels < min(height, width)  # SB3 takes the smallest axis for the channels
-        _, info = env.reset(seed=0)
-        assert "state" not in info
+        assert envs.reset().shape == (2, height, width, channels)
+        *_, infos = envs.step(np.array([envs.action_space.sample() for _ in range(2)]))
+        assert infos == [{}, {}]  # no true state
 
 
 def test_random_actions_are_as_bad_as_told():
@@ -132,6 +173,6 @@ def test_mistakes(tmp_path, capsys, more, message):
 def test_the_documented_program_runs():
     text = (Path(__file__).parents[1] / "docs" / "reinforcement-learning.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    small = code.replace("n_envs=16", "n_envs=2").replace("n_steps=128, batch_size=512", "n_steps=4, batch_size=8")
+    small = code.replace("num_envs=64", "num_envs=2").replace("n_steps=32, batch_size=512", "n_steps=4, batch_size=8")
     assert small != code
     exec(compile(small.replace("1_000_000", "8"), "reinforcement-learning.md", "exec"), {"__name__": "__main__"})

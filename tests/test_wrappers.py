@@ -22,11 +22,11 @@ PAIRS = {
     "stack": (w.FrameStack, w.VectorFrameStack, {"num": 3}),
     "state": (w.StateObservation, w.VectorStateObservation, {}),
     "pixels": (w.PixelsOnly, w.VectorPixelsOnly, {}),
+    "goal channels": (w.GoalChannels, w.VectorGoalChannels, {}),
 }
 SINGLE = {name: (single, options) for name, (single, _, options) in PAIRS.items()} | {
     "goal frame": (w.GoalConditioned, {}),
     "goal frame, dense": (w.GoalConditioned, {"dense": True}),
-    "goal channels": (w.GoalChannels, {}),
     "repeat": (w.RepeatAction, {"num_repeats": 3}),
 }
 

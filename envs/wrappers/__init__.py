@@ -11,7 +11,7 @@ wraps a single environment reset with the same seed. Two are Gymnasium's own, gi
 from gymnasium.wrappers import FrameStackObservation, RepeatAction
 
 from .corruption import FrameDrop, Occlusion, VectorFrameDrop, VectorOcclusion
-from .goals import GoalChannels, GoalConditioned
+from .goals import GoalChannels, GoalConditioned, VectorGoalChannels
 from .stack import FrameStack, VectorFrameStack
 from .video import RecordEpisodes
 from .views import PixelsOnly, StateObservation, VectorPixelsOnly, VectorStateObservation
@@ -29,6 +29,7 @@ __all__ = [
     "StateObservation",
     "VectorFrameDrop",
     "VectorFrameStack",
+    "VectorGoalChannels",
     "VectorOcclusion",
     "VectorPixelsOnly",
     "VectorStateObservation",

@@ -7,6 +7,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 ANGLES = ("angle", "heading")  # state entries that are the same after a full turn
 
@@ -108,11 +110,7 @@ class GoalChannels(gym.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gym.Env) -> None:
         RecordConstructorArgs.__init__(self)
         super().__init__(env)
-        space, frame = env.observation_space, env.unwrapped.observation_space
-        if not (isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8):
-            raise ValueError(f"GoalChannels works on images, a Box of uint8 with shape (H, W, C); found {space}")
-        channels = space.shape[2] + frame.shape[2]
-        self.observation_space = spaces.Box(0, 255, (*space.shape[:2], channels), np.uint8)
+        self.observation_space = _with_goal(env.observation_space, env.unwrapped.observation_space)
         self._goal: np.ndarray | None = None
 
     def reset(
@@ -127,3 +125,46 @@ class GoalChannels(gym.Wrapper, RecordConstructorArgs):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
         return np.concatenate([obs, self._goal], axis=-1), reward, terminated, truncated, info
+
+
+class VectorGoalChannels(VectorWrapper):
+    """``GoalChannels`` of a vector environment."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        frame = env.unwrapped.single_observation_space
+        self.single_observation_space = _with_goal(env.single_observation_space, frame)
+        self.observation_space = batch_space(self.single_observation_space, env.num_envs)
+        self._goal = np.zeros((env.num_envs, *frame.shape), dtype=np.uint8)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        obs, info = self.env.reset(seed=seed, options=options)
+        if "goal_frame" not in info:
+            raise ValueError(f"{self.env} tells no goal_frame at reset; use a world that has a goal")
+        self._begin(info)
+        return self._shown(obs), info
+
+    def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        obs, rewards, terminated, truncated, info = self.env.step(actions)
+        if "final_obs" in info:
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for row in np.flatnonzero(info["_final_obs"]):  # an episode that ended, with the goal that it had
+                final_obs[row] = np.concatenate([info["final_obs"][row], self._goal[row]], axis=-1)
+            info = info | {"final_obs": final_obs}
+        self._begin(info)
+        return self._shown(obs), rewards, terminated, truncated, info
+
+    def _begin(self, info: dict[str, Any]) -> None:
+        if "goal_frame" in info:
+            begun = info["_goal_frame"]
+            self._goal[begun] = info["goal_frame"][begun]
+
+    def _shown(self, obs: np.ndarray) -> np.ndarray:
+        return np.concatenate([obs, self._goal], axis=-1)
+
+
+def _with_goal(space: spaces.Space, frame: spaces.Box) -> spaces.Box:
+    """The space of images, with the channels of a frame behind them."""
+    if not (isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8):
+        raise ValueError(f"GoalChannels works on images, a Box of uint8 with shape (H, W, C); found {space}")
+    return spaces.Box(0, 255, (*space.shape[:2], space.shape[2] + frame.shape[2]), np.uint8)
