@@ -42,11 +42,11 @@ COMMON = {"n_steps": 32, "batch_size": 512, "n_epochs": 4, "learning_rate": 1e-3
 TASKS = {
     "pendulum": Task("reverie/Pendulum-v0", {"size": 16}, 3, False, 122_880, 900.0, {"gamma": 0.95}),
     "ball-to-goal": Task("reverie/BouncingBallThrust-v0", {"size": 16}, 3, False, 98_304, 40.0, {"gamma": 0.97}),
-    # Four maps, of which each episode has one: where the goal is can be learned, not only how to look for it.
+    # One map for all episodes: where the goal is can be learned, not only how to look for it.
     "image-navigation": Task(
         "reverie/ImageNavigation-v0",
-        {"size": 16, "map_size": 64, "stride": 6, "num_maps": 4, "start": "random"},
-        2, True, 393_216, 50.0, {"gamma": 0.95, "ent_coef": 0.01},
+        {"size": 16, "map_size": 64, "stride": 6, "num_maps": 1, "start": "random"},
+        2, True, 163_840, 50.0, {"gamma": 0.95, "ent_coef": 0.01},
     ),
 }  # fmt: skip
 
