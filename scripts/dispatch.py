@@ -3,7 +3,10 @@
 import difflib
 import importlib
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import NamedTuple
 
 from . import ui
@@ -52,24 +55,58 @@ def run_group(verb: str, what: str, entries: Mapping[str, Entry], argv: Sequence
         return 0
     name, rest = argv[0], argv[1:]
     if name == "--missing":
-        if rest:
-            raise ValueError(f"--missing takes no further options, found {' '.join(rest)}")
-        return _run_missing(verb, entries)
+        import tyro
+
+        options = tyro.cli(Missing, args=list(rest), prog=f"reverie {verb} --missing", description=Missing.__doc__)
+        return _run_missing(verb, entries, options)
     if name not in entries:
         raise ValueError(f"{unknown(what, name, entries)} (`reverie {verb}` lists them)")
     return run_module(entries[name].module, f"reverie {verb} {name}", rest)
 
 
-def _run_missing(verb: str, entries: Mapping[str, Entry]) -> int:
-    missing = {name: entry for name, entry in entries.items() if not result_path(entry.result).exists()}
-    if not missing:
-        ui.say("nothing is missing: every entry has its result")
-    for name, entry in missing.items():
-        ui.say(f"reverie {verb} {name} ({entry.cost})")
-        status = run_module(entry.module, f"reverie {verb} {name}", ())
+@dataclass(frozen=True)
+class Missing:
+    """Run everything that has no result on this kind of device yet, in the order of the list.
+
+    A killed or interrupted experiment goes on where it was when the same line is given again.
+    """
+
+    device: str = "cpu"
+    """cpu, cuda or cuda:N; a GPU's results go to results/cuda/. Entries without this option run on the CPU only."""
+    budget: float | None = None
+    """Minutes for all of them together; what is left of it is handed to each that can train in less time."""
+
+
+def _run_missing(verb: str, entries: Mapping[str, Entry], options: Missing) -> int:
+    started, ran = time.monotonic(), 0
+    for name, entry in entries.items():
+        known = {field.name for field in fields(importlib.import_module(entry.module).Args)}
+        usable = options.device == "cpu" or {"device", "json"} <= known
+        if device_result(entry, options.device).exists() or not usable:
+            continue
+        line = []
+        if options.device != "cpu":
+            line += ["--device", options.device, "--json", str(device_result(entry, options.device))]
+        if options.budget is not None:
+            left = options.budget - (time.monotonic() - started) / 60
+            if left <= 0:
+                ui.say(f"the {options.budget:g} minutes are used up; next would be {name}")
+                return 0
+            line += ["--budget", f"{left:.2f}"] if "budget" in known else []
+        ui.say(" ".join([f"reverie {verb} {name}", *line, f"({entry.cost})"]))
+        status = run_module(entry.module, f"reverie {verb} {name}", line)
         if status:
             return status
+        ran += 1
+    if not ran:
+        ui.say(f"nothing is missing: every entry has its result on {options.device}")
     return 0
+
+
+def device_result(entry: Entry, device: str) -> Path:
+    """Result file of an entry on this kind of device: results/NAME.json (CPU) or results/cuda/NAME.json."""
+    kind, path = device.split(":")[0], result_path(entry.result)
+    return path if kind == "cpu" else path.parent / kind / path.name
 
 
 def _list(verb: str, what: str, entries: Mapping[str, Entry]) -> None:
@@ -80,5 +117,5 @@ def _list(verb: str, what: str, entries: Mapping[str, Entry]) -> None:
     ui.table((what, "measures", "two cores", "result"), rows)
     sys.stdout.write(
         f"\nreverie {verb} NAME --help   its options\n"
-        f"reverie {verb} --missing     run everything that has no result yet\n"
+        f"reverie {verb} --missing     run everything that has no result yet (on a GPU: --device cuda; --budget MIN)\n"
     )

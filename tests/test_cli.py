@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -27,6 +28,18 @@ class Args:
 
     size: int = 3
     """A number."""
+
+
+@dataclass(frozen=True)
+class OnGPU:
+    """What a stand-in that can use a GPU takes."""
+
+    device: str = "cpu"
+    """A device."""
+    budget: float | None = None
+    """Minutes."""
+    json: Path | None = None
+    """A file."""
 
 
 @pytest.fixture
@@ -93,7 +106,6 @@ def test_help_of_every_verb(name, capsys):
         (["reproduce", "kvae-ball"], "did you mean kvae-bouncing-ball"),
         (["reproduce", "kvae"], "did you mean kvae-bouncing-ball or kvae-gravity or"),
         (["bench", "xyzzy"], "expected one of envs, kalman, planners, train"),
-        (["bench", "--missing", "kalman"], "--missing takes no further options"),
         (["--import", "no_such_module", "envs"], "--import no_such_module: no module of that name"),
         (["--import=no.such", "envs"], "--import no.such: no module of that name"),
         (["envs", "--import"], "--import needs the name of a module"),
@@ -195,6 +207,21 @@ def test_missing_runs_what_has_no_result(verb, tmp_path, monkeypatch, capsys):
     assert "reverie bench two" in capsys.readouterr().err
     verb.main = lambda args: 3
     assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 3
+
+
+def test_missing_on_a_gpu_hands_on_what_is_left_of_the_budget(verb, tmp_path, monkeypatch, capsys):
+    entries = {name: dispatch.Entry(verb.__name__, "a stand-in", "1 s", name) for name in ("one", "two", "three")}
+    monkeypatch.setattr(dispatch, "result_path", lambda name: tmp_path / f"{name}.json")
+    clock, ran = iter((0.0, 60.0, 600.0)), []
+    monkeypatch.setattr(dispatch.time, "monotonic", lambda: next(clock))
+    verb.main = lambda args: ran.append(args)
+    line = ["--missing", "--device", "cuda", "--budget", "5"]
+    assert dispatch.run_group("bench", "benchmark", entries, line) == 0
+    assert not ran and "has its result on cuda" in capsys.readouterr().err  # Args has no --device: nothing for a GPU
+    clock, verb.Args = iter((0.0, 60.0, 600.0)), OnGPU
+    assert dispatch.run_group("bench", "benchmark", entries, line) == 0
+    assert ran == [OnGPU("cuda", 4.0, tmp_path / "cuda" / "one.json")]
+    assert "the 5 minutes are used up; next would be two" in capsys.readouterr().err
 
 
 def test_plain_table(capsys):

@@ -34,7 +34,7 @@ class Args:
 
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=40))
     """How the run to the paper's curve is trained."""
     look_epochs: int = 2
     """Epochs between two looks at the curve."""
