@@ -217,6 +217,7 @@ def test_what_was_seen_is_located_where_it_was_seen():
     assert isinstance(model, RemembersPlaces)
     places = model.remembered(state.index(-1))
     torch.testing.assert_close(places.position, state.position)
+    torch.testing.assert_close(places.expected, state.expected)
     torch.testing.assert_close(places.code, model.encode(batch.frames))
     assert bool(places.exists.all())
     assert model.remembered(state).exists.sum(-1).tolist() == [list(range(1, 10))] * 3
@@ -277,11 +278,13 @@ def test_mistakes_say_what_was_found():
     state = model.observe(batch.frames, batch.actions).index(-1)
     with pytest.raises(ValueError, match=r"locate needs a frame of shape \(2, 3, 4, 4\), found \(2, 3, 5, 5\)"):
         model.locate(state, torch.zeros(2, 3, 5, 5).double())
-    with pytest.raises(ValueError, match="positions of 3 and values of 11 numbers; the state given"):
+    with pytest.raises(ValueError, match="positions of 3 and values of 14 numbers; the state given"):
         built(position_dim=3, transition="rotation").remembered(state)
     other = KVAE(KVAEConfig(network="mlp"), SPACES).initial_state((2,))
     with pytest.raises(ValueError, match=r"the state given \(KVAEState\) is of another model"):
         model.locate(other, batch.frames[:, 0])
+    with pytest.raises(ValueError, match=r"placed needs a position of shape \(2, 2\), found \(2, 3\)"):
+        model.placed(state, torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"imagine needs actions of shape \(2, 'H', 5\), found \(2, 9, 4\)"):
         model.imagine(state, batch.actions[..., :4])
     assert isinstance(state, State)

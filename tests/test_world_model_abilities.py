@@ -169,11 +169,20 @@ def test_capabilities_have_their_shapes(case, model, shape):
         places = model.remembered(states)
         n = places.exists.shape[-1]
         assert places.position.shape[:-1] == places.code.shape[:-1] == places.exists.shape == (*shape, T, n)
+        assert places.expected.shape == places.position.shape
         assert not bool(places.position[~places.exists].any())
         found = model.locate(states, batch.frames)
         assert found.position.shape == (*shape, T, places.position.shape[-1])
         assert found.distance.shape == (*shape, T)
         assert bool((found.distance >= 0).all())
+        now, ahead = states.index(-1), batch.actions[..., :3, :]
+        path = model.position(model.travel(now, ahead))
+        torch.testing.assert_close(path, model.position(model.imagine(now, ahead, sample=False)))
+        elsewhere = model.placed(now, model.position(now) + 1.0)
+        torch.testing.assert_close(model.position(elsewhere), model.position(now) + 1.0)
+        wide = model.placed(now.expand(3), model.position(now).unsqueeze(-2).expand(*shape, 3, -1))
+        again = model.position(model.travel(wide, ahead.unsqueeze(-3).expand(*shape, 3, -1, -1)))
+        torch.testing.assert_close(again[..., 0, :, :], again[..., 2, :, :])
     if isinstance(model, Proposes):
         predicted = model.initial_state(shape, generator=seeded())
         context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first)

@@ -75,12 +75,16 @@ class Places:
     """What a spatial memory holds, in the order written; N is the longest memory of the batch.
 
     Attributes:
-        position: (*batch, N, d) in the model's own space; zero where nothing is.
+        position: (*batch, N, d) in the model's own space, d = 2, or 3 with a heading (radians) last; zero where nothing
+            is.
+        expected: (*batch, N, d) where the transition alone expected the agent to be when it wrote that entry: far from
+            `position` where it ran into something that the transition does not know.
         code: (*batch, N, D) of the view there, as `HasCode.encode` gives it.
         exists: (*batch, N) bool.
     """
 
     position: Tensor
+    expected: Tensor
     code: Tensor
     exists: Tensor
 
@@ -101,13 +105,22 @@ class Location:
 
 @runtime_checkable
 class RemembersPlaces(Protocol):
-    """A spatial memory that can be planned in."""
+    """A spatial memory that can be planned in: what was seen where, and how actions move through it."""
 
     def remembered(self, state: State) -> Places:
         """Every place in memory."""
 
     def locate(self, state: State, frame: Tensor) -> Location:
         """The place in memory whose view is nearest to `frame` (*batch, C, H, W)."""
+
+    def position(self, state: State) -> Tensor:
+        """(*batch, d): where the agent believes to be."""
+
+    def placed(self, state: State, position: Tensor) -> State:
+        """The belief of an agent with the same memory that stands still at `position` (*batch, d)."""
+
+    def travel(self, state: State, actions: Tensor) -> State:
+        """As `imagine(state, actions, sample=False)`, but for positions alone: memory is not read, views stay."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ Deviations from the paper:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -173,7 +173,7 @@ class GTMSMState(State):
     z: Tensor = event(1)  # (*batch, z), what frames are decoded from
     z_mean: Tensor = event(1)  # (*batch, z), of the posterior where there was a frame, of the prior elsewhere
     z_std: Tensor = event(1)  # (*batch, z)
-    memory: SpatialMemory = nested()  # values: mean and deviation of the view, log-variance of the position
+    memory: SpatialMemory = nested()  # values: mean and deviation of the view, log-variance of the position, `expected`
 
 
 class GTMSM(WorldModel):
@@ -253,7 +253,7 @@ class GTMSM(WorldModel):
         log_var = torch.full_like(position, 2 * math.log(self.config.position_std))
         if self.landmarks is not None:
             places, values, exists = state.memory.entries()
-            stored = values.split([self.config.z_dim, self.config.z_dim, position.shape[-1]], -1)
+            stored = self._stored(values)
             noise = normal_like(position, generator) if sample else torch.zeros_like(position)
             distance = view_distance(mean.unsqueeze(-2), std.unsqueeze(-2), *stored[:2])
             found = self.landmarks.nearest(distance, exists, self.config.landmarks)
@@ -261,7 +261,7 @@ class GTMSM(WorldModel):
             # where nothing is remembered there is nothing to correct, and the draw of `predict` stays
             moved = corrected + (0.5 * log_var).exp() * noise
             position = torch.where(exists.any(-1, keepdim=True) & seen.unsqueeze(-1), moved, position)
-        value = torch.cat([mean, std, log_var], -1)
+        value = torch.cat([mean, std, log_var, state.expected], -1)
         memory = state.memory.write(position.unsqueeze(-2), value.unsqueeze(-2), mask=seen.unsqueeze(-1))
         known = seen.unsqueeze(-1)
         z, mean, std = (
@@ -275,7 +275,12 @@ class GTMSM(WorldModel):
 
     @property
     def _value_dim(self) -> int:
-        return 2 * self.config.z_dim + self.config.position_dim
+        return 2 * (self.config.z_dim + self.config.position_dim)
+
+    def _stored(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Mean and deviation of the views, log-variance of the positions, and what was expected, of memory's values."""
+        z, d = self.config.z_dim, self.config.position_dim
+        return values.split([z, z, d, d], -1)
 
     def _hide(self, frames: Tensor, seen: Tensor) -> Tensor:
         """Zeros where `seen` is False, so that not even NaN in a missing frame can matter."""
@@ -296,7 +301,7 @@ class GTMSM(WorldModel):
         walk = self._walk(part, z_mean, z_std, tau, generator)
         values = torch.cat([z_mean, z_std, walk.log_var], -1)[..., :tau, :]
         written = observed[..., :tau]
-        memory = SpatialMemory.empty(written.shape[:-1], self.config.position_dim, self._value_dim, values)
+        memory = SpatialMemory.empty(written.shape[:-1], self.config.position_dim, values.shape[-1], values)
         memory = memory.write(walk.position[..., :tau, :], values, mask=written)
         memory = memory.expand(part.rewards.shape[-1] - tau).since(pieces.entries_before(written))
 
@@ -390,7 +395,27 @@ class GTMSM(WorldModel):
 
     def remembered(self, state: GTMSMState) -> Places:
         position, value, exists = self._own(state).memory.entries()
-        return Places(position, value[..., : self.config.z_dim], exists)
+        code, _, _, expected = self._stored(value)
+        return Places(position, expected, code, exists)
+
+    def position(self, state: GTMSMState) -> Tensor:
+        return self._own(state).position
+
+    def placed(self, state: GTMSMState, position: Tensor) -> GTMSMState:
+        expected = (*self._own(state).batch_shape, self.config.position_dim)
+        if tuple(position.shape) != expected:
+            raise ValueError(f"placed needs a position of shape {expected}, found {tuple(position.shape)}")
+        return replace(state, position=position, expected=position, displacement=torch.zeros_like(position))
+
+    def travel(self, state: GTMSMState, actions: Tensor) -> GTMSMState:
+        position, displacement = self._own(state).position, state.displacement
+        steps = []
+        for wish in self.transition.wish(actions).unbind(-2):
+            position, displacement = self.transition.move(position, displacement, wish)
+            steps.append((position, displacement))
+        positions, displacements = (torch.stack(leaves, -2) for leaves in zip(*steps, strict=True))
+        along = state.expand(actions.shape[-2])
+        return replace(along, position=positions, expected=positions, displacement=displacements)
 
     def locate(self, state: GTMSMState, frame: Tensor) -> Location:
         expected = (*state.batch_shape, *self.spaces.frame_shape)
@@ -400,8 +425,7 @@ class GTMSM(WorldModel):
         if position.shape[-2] == 0:
             return Location(state.position, torch.full_like(state.position[..., 0], math.inf))
         mean, std = (leaf.unsqueeze(-2) for leaf in self.posterior_view(frame))
-        stored = value.split([self.config.z_dim, self.config.z_dim, position.shape[-1]], -1)
-        distance = torch.where(exists, view_distance(mean, std, *stored[:2]), math.inf)
+        distance = torch.where(exists, view_distance(mean, std, *self._stored(value)[:2]), math.inf)
         least, slot = distance.min(-1)
         place = position.gather(-2, slot[..., None, None].expand(*slot.shape, 1, position.shape[-1])).squeeze(-2)
         return Location(torch.where(exists.any(-1, keepdim=True), place, state.position), least)
