@@ -15,6 +15,7 @@ import torch
 from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
 from reverie.world_models.checkpoints import load, read_safetensors, save
 from reverie.world_models.cpu_settings import denormals_are_flushed, flushed_denormals
+from reverie.world_models.snapshots import Snapshots
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from safetensors.torch import load_file, save_file
 from tiny_training import kvae, lgssm, windows
@@ -337,6 +338,18 @@ def test_denormals_are_flushed_on_every_thread_that_computes(two_threads):
     with flushed_denormals():
         assert torch.count_nonzero(denormal * 1) == 0
     assert torch.count_nonzero(denormal * 1) == len(denormal)
+
+
+def test_tensorboard_shows_an_epoch_that_was_trained_twice_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for session in ([(2, 1.0), (4, 2.0)], [(4, 3.0), (6, 4.0)]):  # killed after step 4, whose snapshot was not written
+        run = Snapshots(tmp_path, CONFIG, kvae(), None, resume=True)
+        for step, loss in session:
+            run.log({"step": step, "loss": loss})
+        run.writer.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(2, 1.0), (4, 3.0), (6, 4.0)]
 
 
 @pytest.fixture

@@ -32,8 +32,6 @@ class Snapshots:
     def __init__(
         self, out: Path, config: TrainingConfig, model: WorldModel, extra: Mapping[str, Any] | None, resume: bool
     ) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
         self.out, self.extra = out, dict(extra or {})
         settings = {
             "training": dataclasses.asdict(config),
@@ -60,10 +58,15 @@ class Snapshots:
             raise ValueError(f"{out} holds {', '.join(there)}, but not of a run; choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         checkpoints.write_json(path, settings)
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.writer: Any = None
 
     def log(self, record: Mapping[str, float]) -> None:
         """One epoch's record, to JSONL and TensorBoard."""
+        if self.writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            # What a killed process logged from here on is logged again; TensorBoard forgets the first version.
+            self.writer = SummaryWriter(str(self.out / "tensorboard"), purge_step=int(record["step"]))
         path = self.out / "metrics.jsonl"
         with checkpoints.explained_full_disk(path):
             with path.open("a") as file:
@@ -97,7 +100,8 @@ class Snapshots:
         """The trained model, as a checkpoint in the run's own folder."""
         self.save(step, model, optimizer, history, {})
         checkpoints.save(model, self.out, extra=self.extra | {"last_epoch": history[-1]})
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     @staticmethod
     def restore(
