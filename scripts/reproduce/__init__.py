@@ -47,6 +47,12 @@ EXPERIMENTS = {
         "20 min",
         "aesmc-lgssm",
     ),
+    "discrete-gradients": Entry(
+        "reverie.scripts.reproduce.discrete_gradients",
+        "estimators for discrete variables: bias, variance, cost, final loss",
+        "20 min",
+        "discrete-gradients",
+    ),
     "plan-pendulum": Entry(
         "reverie.scripts.reproduce.plan_pendulum",
         "swing-up from pixels with the pretrained model, 20 seeds",

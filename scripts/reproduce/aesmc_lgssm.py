@@ -20,14 +20,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import ui
-from ..results import result_path, write_atomically, write_result
+from ..results import result_path, write_result
+from .pieces import measure_once
 
 STAGES = ("toy", "snr", "model", "proposal", "targets", "gaps")
 
@@ -103,7 +102,7 @@ def main(args: Args) -> None:
     for stage in args.stages:
         pieces = getattr(measures, f"{stage}_pieces")(args)
         for name, measure in pieces.items():
-            _piece(args, stage, name, measure)
+            measure_once(args.out / stage / f"{name}.json", _settings(args), f"{stage} {name}", measure)
     metrics, seconds = _collected(args)
     from . import aesmc_figures
 
@@ -118,28 +117,11 @@ def main(args: Args) -> None:
     ui.say(f"wrote {args.json}")
 
 
-def _piece(args: Args, stage: str, name: str, measure: Callable[[Callable[..., None]], Metrics]) -> None:
-    """Measure, unless the folder has the measurement of these settings."""
-    path = args.out / stage / f"{name}.json"
-    settings = _settings(args)
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["settings"] != settings:
-            differ = sorted(key for key in settings if found["settings"].get(key) != settings[key])
-            raise ValueError(f"{path} was measured with other settings ({', '.join(differ)}); choose another --out")
-        return
-    start = time.perf_counter()
-    with ui.progress(f"{stage} {name}") as advance:
-        metrics = measure(advance)
-    kept = {"settings": settings, "metrics": metrics, "seconds": time.perf_counter() - start}
-    write_atomically(path, json.dumps(kept, indent=1))
-
-
 def _settings(args: Args) -> dict[str, Any]:
     """What every piece depends on; which particle numbers and stages are run is no part of a piece."""
     names = ("seeds", "length", "iterations", "proposal_length", "proposal_iterations", "toy_iterations")
     names += ("learning_rate", "snr_draws", "snr_length", "gap_sequences")
-    return json.loads(json.dumps({name: getattr(args, name) for name in names}))
+    return {name: getattr(args, name) for name in names}
 
 
 def _collected(args: Args) -> tuple[Metrics, float]:
