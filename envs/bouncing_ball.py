@@ -199,16 +199,24 @@ class BouncingBallDynamics(Dynamics):
         goal[:, 4:] = state[:, 4:]
         return goal
 
+    def observation(self, state: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        params = self.params
+        shown = params.draw_walls, params.draw_goal or params.goal is None
+        return self._picture(state, params.size, *shown, binary=params.frames == "binary")
+
     def draw(self, state: np.ndarray, size: int) -> np.ndarray:
+        """The ball in its room, and the goal where there is a task: to look at. What is seen is ``observation``."""
+        goal = self.params.controlled or self.params.draw_goal or self.params.goal is None
+        return self._picture(state, size, True, goal, binary=False)
+
+    def _picture(self, state: np.ndarray, size: int, walls: bool, goal: bool, *, binary: bool) -> np.ndarray:
         params, scale = self.params, size / WORLD
         frames = np.zeros((len(state), size, size, 1), dtype=np.uint8)
-        binary = params.frames == "binary"
-        if params.draw_walls:
+        if walls:
             self._draw_walls(frames, scale, binary)
-        if params.draw_goal or params.goal is None:
-            goal = to_image(self._goal_position(state), size)[:, None]
-            radius = scale * params.radius
-            rings(frames, goal, radius, radius - scale, 255.0 if binary else GOAL_GREY, hard=binary)
+        if goal:
+            at, radius = to_image(self._goal_position(state), size)[:, None], scale * params.radius
+            rings(frames, at, radius, radius - scale, 255.0 if binary else GOAL_GREY, hard=binary)
         centre = to_image(state[:, :2], size)[:, None]
         if binary:
             # Within r − ¼ of the nearest corner of four pixels: at r = 3 the 24 pixels, 2 4 6 6 4 2 to the row, of the
@@ -263,14 +271,15 @@ class BouncingBallDynamics(Dynamics):
         boxes(frames, corners[..., :2], corners[..., 2:], 255.0 if binary else WALL_GREY)
 
     def _draw_room(self, frames: np.ndarray, scale: float, binary: bool) -> None:
-        # Lines one pixel wide just outside of the room; binary, on the room's sides as in the paper's data.
-        normals, offsets = half_planes(self.params.corners, 0.0 if binary else -0.5 / scale)
+        # Lines as wide as the box's walls just outside of the room; binary, on its sides as in the paper's data.
+        half = max(0.5 * scale, 0.5)
+        normals, offsets = half_planes(self.params.corners, 0.0 if binary else -half / scale)
         before = np.roll(normals, 1, axis=0), np.roll(offsets, 1)
         pairs = np.stack([before[0], normals], axis=1), np.stack([before[1], offsets], axis=1)
         corners = to_image(np.linalg.solve(pairs[0], pairs[1][..., None])[..., 0], frames.shape[1])
         shape = (len(frames), *corners.shape)
         starts, ends = np.broadcast_to(corners, shape), np.broadcast_to(np.roll(corners, -1, axis=0), shape)
-        capsules(frames, starts, ends, 0.5, 255.0 if binary else WALL_GREY)
+        capsules(frames, starts, ends, half, 255.0 if binary else WALL_GREY)
         if binary:
             frames[...] = np.where(frames >= 128, 255, 0)
 
@@ -293,7 +302,8 @@ class BouncingBallEnv(PixelEnv):
     ``Box(0, 255, (size, size, 1), uint8)``: a bright ball on black, anti-aliased at its exact position or binary; walls
     (grey) and goal (a grey ring) on demand. ``info["state"]`` is (x, y, vx, vy), and (goal_x, goal_y) if the goal
     differs between episodes: pixels and pixels/s of a 32×32 frame, y up. It belongs to the frame that it comes with.
-    ``info["goal_frame"]`` at reset shows the ball at the goal.
+    ``info["goal_frame"]`` at reset shows the ball at the goal. What is rendered always has the walls, and the goal
+    where there is one to reach.
 
     ## Rewards
     exp(−½ d² / ``goal_scale``²) with d the distance of the ball to its goal after the step: between 0 and 1.

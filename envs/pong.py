@@ -164,11 +164,18 @@ class PongDynamics(Dynamics):
         goal[:, 5] = np.clip(goal[:, 1], *self._heights)
         return goal
 
+    def observation(self, state: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        params = self.params
+        return self._picture(state, params.size, params.draw_walls, binary=params.frames == "binary")
+
     def draw(self, state: np.ndarray, size: int) -> np.ndarray:
+        """With floor and roof: to look at. What is seen is ``observation``."""
+        return self._picture(state, size, True, binary=False)
+
+    def _picture(self, state: np.ndarray, size: int, walls: bool, *, binary: bool) -> np.ndarray:
         params, scale = self.params, size / WORLD
         frames = np.zeros((len(state), size, size, 1), dtype=np.uint8)
-        binary = params.frames == "binary"
-        if params.draw_walls:
+        if walls:
             # A line one pixel wide just below the floor and above the roof, or, if binary, on the roof, as in the
             # paper's data, where it is the uppermost row.
             tops = size - scale * np.array([params.floor, params.roof + (not binary)])
@@ -222,8 +229,9 @@ class PongEnv(PixelEnv):
 
     ## Observation Space
     ``Box(0, 255, (size, size, 1), uint8)``: bright ball and paddles on black, anti-aliased or binary; floor and roof on
-    demand. ``info["state"]`` is (x, y, vx, vy, left_paddle_y, right_paddle_y): pixels and pixels/s of a 32×32 frame, y
-    up. ``info["goal_frame"]`` at reset shows the right paddle at the height of the ball.
+    demand (what is rendered always has them). ``info["state"]`` is (x, y, vx, vy, left_paddle_y, right_paddle_y):
+    pixels and pixels/s of a 32×32 frame, y up. ``info["goal_frame"]`` at reset shows the right paddle at the height of
+    the ball.
 
     ## Rewards
     1 for every step after which the ball is in play, 0 for the one in which it is lost.

@@ -333,6 +333,15 @@ def test_published_lines_of_the_binary_pictures():
     assert not frame[(np.abs(gaps) > 1.2) & ~ball].any()
 
 
+@pytest.mark.parametrize("name", ["BouncingBallThrust", "BouncingBallPolygon", "BouncingBallPong"])
+def test_what_is_rendered_has_the_room_and_what_is_seen_has_not(name):
+    env = gym.make(f"reverie/{name}-v0", render_mode="rgb_array", frames="binary")
+    obs, _ = env.reset(seed=4)
+    large = env.render()[..., 0]
+    assert (obs > 0).mean() < 0.1 and (large == 96).mean() > 0.02
+    assert ((large == 160).mean() > 0.01) == ("Thrust" in name), "a goal ring where there is a goal, and only there"
+
+
 def test_outline_lies_just_outside_of_the_room():
     dynamics = BouncingBallDynamics.from_options(variant="polygon", draw_walls=True)
     frame = dynamics.observation(np.array([[-50.0, -50.0, 0.0, 0.0]]))[0, :, :, 0]

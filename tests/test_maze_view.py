@@ -171,7 +171,7 @@ def test_textures_are_many_and_distinct():
 
 MINIWORLD = """
 import json, multiprocessing, pickle, sys
-import gymnasium as gym, numpy as np, reverie.envs
+import gymnasium as gym, numpy as np, psutil, reverie.envs
 told = {}
 for name in ("reverie/Maze3D-v0", "reverie/MazeRoom-v0", "reverie/MazeNavigation-v0"):
     runs = []
@@ -189,6 +189,15 @@ for name in ("reverie/Maze3D-v0", "reverie/MazeRoom-v0", "reverie/MazeNavigation
     batch = gym.make_vec(name, num_envs=3, size=128, renderer="miniworld").reset(seed=1)[0]
     assert (frame == batch[1]).all()
     assert (pickle.loads(pickle.dumps(single)).reset(seed=2)[0] == frame).all()
+    if name == "reverie/MazeRoom-v0":
+        before = psutil.Process().memory_info().rss
+        for _ in range(30):
+            env = gym.make(name, renderer="miniworld", render_mode="rgb_array")
+            env.reset(seed=3)
+            env.render()
+            env.close()
+        grown = (psutil.Process().memory_info().rss - before) / 2**20
+        assert grown < 60, f"30 environments leave {grown:.0f} MiB behind, and MiniWorld's own would 1,100"
     told[name] = {
         "depth": float(np.median(np.abs(depths - their_depths) / depths)),
         "colour": float(np.abs(ours - theirs).mean() / np.abs(ours - theirs[::-1]).mean()),
@@ -222,6 +231,30 @@ def test_miniworld_sees_the_same_geometry():
     for name, told in json.loads(done.stdout).items():
         assert told["depth"] <= 0.02, (name, told)
         assert told["colour"] < 0.6, (name, told)  # beside pictures from another maze
+
+
+@pytest.mark.skipif(find_spec("miniworld") is None, reason="miniworld is not installed: the extra maze-gl")
+def test_miniworld_without_a_graphics_library_says_what_to_do_and_nothing_else_breaks():
+    code = """
+import ctypes, ctypes.util
+find, load = ctypes.util.find_library, ctypes.cdll.LoadLibrary
+def refuse(name):
+    if "GL" in name:
+        raise OSError(f"{name}: cannot open shared object file")
+    return load(name)
+ctypes.util.find_library = lambda name: None if "GL" in name else find(name)
+ctypes.cdll.LoadLibrary = refuse
+import gymnasium as gym, reverie.envs
+try:
+    gym.make("reverie/MazeRoom-v0", renderer="miniworld")
+except gym.error.DependencyNotInstalled as error:
+    assert "renderer is 'miniworld'" in str(error) and "libegl1" in str(error), error
+else:
+    raise AssertionError("it was made")
+assert gym.make("reverie/MazeRoom-v0").reset(seed=0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("missing", ["miniworld", "pyglet"])

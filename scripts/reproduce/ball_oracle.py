@@ -93,7 +93,7 @@ class Oracle:
         centres = np.stack(np.meshgrid(np.arange(CELLS), np.arange(CELLS), indexing="ij"), -1).reshape(-1, 2)
         states = np.zeros((len(centres), 4))
         states[:, 0], states[:, 1] = centres[:, 0], 32.0 - centres[:, 1]
-        drawn = BouncingBallDynamics(PARAMS).draw(states, 32)
+        drawn = BouncingBallDynamics(PARAMS).observation(states)
         self.templates = (drawn.reshape(len(centres), -1) > 0).astype(np.float32)
 
     def read(self, frames: np.ndarray) -> np.ndarray:
