@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import Spaces
+from .inference.problem import is_concrete
 from .networks import mlp
 from .sequential import (
     BackwardSummary,
@@ -112,9 +113,11 @@ class DVBF(SequentialModel):
         return replace(before, z=self.initial(mean), prior_mean=mean, prior_std=std, mean=mean, std=std)
 
     def predict(self, state, action, *, sample=True, generator=None) -> DVBFState:
-        alpha = self.mixing(torch.cat([state.z, action], -1)).to(self.A.dtype).softmax(-1)
-        A, B, C = (torch.einsum("...k,kij->...ij", alpha, stack) for stack in (self.A, self.B, self.C))
-        expected = (A @ state.z.unsqueeze(-1) + B @ action.unsqueeze(-1)).squeeze(-1)
+        inputs = torch.cat([state.z, action], -1)
+        alpha = self.mixing(inputs).to(self.A.dtype).softmax(-1)
+        mixed = torch.einsum("...k,kij->...ij", alpha, torch.cat([self.A, self.B, self.C], -1))
+        AB, C = mixed.split([inputs.shape[-1], self.z_dim], -1)
+        expected = (AB @ inputs.unsqueeze(-1)).squeeze(-1)
         mean, std = self.prior(state.h, state.z, action)
         return replace(
             state, past=state.z, z=expected, prior_mean=mean, prior_std=std, mean=mean, std=std,
@@ -129,14 +132,18 @@ class DVBF(SequentialModel):
 
     def settle(self, state: DVBFState, summary: Tensor | None, known: Tensor | None) -> DVBFState:
         z = state.expected + (state.gain @ state.z.unsqueeze(-1)).squeeze(-1)
+        if _none(state.first):
+            return replace(state, z=z)
         return replace(state, z=torch.where(state.first.bool(), self.initial(state.z).to(z.dtype), z))
 
     # ---- the posterior of the noise ----
 
     def posterior(self, predicted: DVBFState, summary: Tensor) -> tuple[Tensor, Tensor]:
         features = summary[..., : self.encoder.out_features]
-        first = self.initial_inference(summary[..., self.encoder.out_features :] if self.smooths else features)
         later = self.inference(predicted.past, predicted.action, features)
+        if _none(predicted.first):
+            return later
+        first = self.initial_inference(summary[..., self.encoder.out_features :] if self.smooths else features)
         return tuple(torch.where(predicted.first.bool(), *pair) for pair in zip(first, later, strict=True))
 
     def summarise(self, predicted: DVBFState, features: Tensor) -> Tensor:
@@ -156,3 +163,8 @@ class DVBF(SequentialModel):
         first = torch.arange(seen.shape[-1], device=seen.device) == 0
         first = first if is_first is None else first | is_first
         return replace(glimpses, informed=torch.where(first, glimpses.informed, seen))
+
+
+def _none(first: Tensor) -> bool:
+    """No sequence is at its first step, whose networks can then be spared; a look that an accelerator is not worth."""
+    return is_concrete(first) and not bool(first.any())
