@@ -24,7 +24,18 @@ NEVER = {
     "scripts": (),
 }
 # Extras and slow imports: inside the function that needs them, so that the base install works and imports stay light.
-LAZY = ("stable_baselines3", "minari", "jax", "pygame", "miniworld", "pyglet", "matplotlib", "torchrl", "dynamax")
+LAZY = (
+    "stable_baselines3",
+    "minari",
+    "jax",
+    "pygame",
+    "miniworld",
+    "pyglet",
+    "matplotlib",
+    "torchrl",
+    "dynamax",
+    "pyro",
+)
 
 
 def name_of(path: Path) -> str:

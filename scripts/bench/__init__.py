@@ -13,7 +13,7 @@ BENCHES = {
     ),
     "train": Entry(
         "reverie.scripts.bench.train",
-        "seconds per KVAE epoch, minutes until the paper's curve is passed, peak memory",
+        "the KVAE: seconds per epoch, minutes to the paper's curve; --model all: gradient steps of all models",
         "20 min",
         "bench-train",
     ),

@@ -8,11 +8,15 @@
     peak_mib/kvae               largest resident memory of the training process (largest allocation on a GPU)
 
 The data is that of `reverie reproduce kvae-bouncing-ball`, in the same folder.
+
+With `--model all`, or names of registered models, instead: seconds per gradient step of each on one fixed workload,
+beside Pyro's deep Markov model, and what particles cost; see `models.py`.
 """
 
 from __future__ import annotations
 
 import resource
+import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -40,10 +44,20 @@ class Args:
     """Epochs between two looks at the curve."""
     skip_curve: bool = False
     """Only time epochs."""
+    model: tuple[str, ...] = ()
+    """Time gradient steps of these registered models (all: every one) instead; written to bench-models.json."""
+    particles: tuple[int, ...] = (1, 10, 100, 1000)
+    """With --model: numbers of particles whose cost is measured; an empty list leaves that out."""
+    peer: bool = True
+    """With --model: measure Pyro's deep Markov model beside ours."""
+    peer_python: Path | None = None
+    """Python with Pyro installed; by default .venv-bench/bin/python where it exists, else this one."""
+    seconds: float = 5.0
+    """With --model: how long each measurement is repeated; the best repetition counts, for everyone alike."""
     out: Path = Path("runs/kvae-bouncing-ball")
     """Folder that holds, or gets, the data."""
-    json: Path = result_path("bench-train")
-    """Where the result goes."""
+    json: Path | None = None
+    """Write the result there instead of to results/."""
 
 
 class _Passed(Exception):
@@ -52,6 +66,8 @@ class _Passed(Exception):
 
 def main(args: Args) -> None:
     """Measure, print a table and write the result file."""
+    if args.model:
+        return every_model(args)
     from ..reproduce import kvae_bouncing_ball as experiment
 
     started = time.monotonic()
@@ -66,11 +82,27 @@ def main(args: Args) -> None:
         metrics |= to_paper(args, data, validation)
     metrics["peak_mib/kvae"] = peak_mib(args.device)
     write_result(
-        args.json, name="bench-train", command="reverie bench train", config=asdict(args), metrics=metrics,
+        args.json or result_path("bench-train"), name="bench-train", command="reverie bench train",
+        config=asdict(args), metrics=metrics,
         references={"public TensorFlow code": {"epoch_seconds/kvae": OFFICIAL_SECONDS}},
         seconds=time.monotonic() - started, device=args.device,
     )  # fmt: skip
     ui.table(("measure", "value"), list(metrics.items()))
+
+
+def every_model(args: Args) -> None:
+    """Measure gradient steps and particles, print tables and write the result file."""
+    from . import models
+
+    started = time.monotonic()
+    metrics = models.measure(
+        args.model, args.device, args.seconds, args.particles, args.peer_python, args.peer
+    )  # fmt: skip
+    models.show(metrics)
+    write_result(
+        args.json or result_path("bench-models"), name="bench-models", command=" ".join(["reverie", *sys.argv[1:]]),
+        config=asdict(args), metrics=metrics, seconds=time.monotonic() - started, device=args.device,
+    )  # fmt: skip
 
 
 def epoch_seconds(config: KVAEConfig, training: TrainingConfig, data: Any) -> float:
