@@ -1,11 +1,13 @@
 """`reverie plan` from the shell, on a model that has learned nothing: what it writes, and how it refuses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from reverie.scripts.cli import main
 from reverie.scripts.planning import World, choose_objective, choose_planner, choose_world, parse_settings
 from reverie.scripts.results import read_result
-from reverie.world_models import KVAE, KVAEConfig, Spaces
+from reverie.world_models import KVAE, MODELS, KVAEConfig, Spaces
 from reverie.world_models.checkpoints import save
 
 MANIFEST = {"env_id": "reverie/Pendulum-v0", "env_kwargs": {"size": 16, "max_episode_steps": 6}}
@@ -33,6 +35,20 @@ def test_writes_table_result_and_video(run, tmp_path, capsys):
     import imageio.v3 as iio
 
     assert len(iio.imread(video)) == 6
+
+
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"lgssm", "own"}))  # the LGSSM reads vectors, no pictures
+def test_every_model_plans_on_the_pendulum(name, tmp_path):
+    torch.manual_seed(0)
+    small = {"network": "mlp", "hidden": (6,), "likelihood": "bernoulli"}
+    model = MODELS[name](replace(MODELS[name].Config(), **small), Spaces((1, 16, 16), 1))
+    manifest = {"env_id": "reverie/Pendulum-v0", "env_kwargs": {"size": 16, "max_episode_steps": 5}}
+    run, result = save(model, tmp_path / "run", extra={"manifest": manifest}), tmp_path / "plan.json"
+    options = ["--horizon", "5", "--set", "num_candidates=40", "num_iterations=2", "num_elites=4", "--episodes", "2"]
+    assert main(["plan", str(run), "--json", str(result), *options]) == 0
+    metrics = read_result(result)["metrics"]
+    assert len(metrics["return/cem"]["values"]) == 2 and all(value < 0 for value in metrics["return/cem"]["values"])
+    assert metrics["plan_ms/cem"]["mean"] > 0
 
 
 @pytest.mark.parametrize(

@@ -271,6 +271,27 @@ def test_mistakes_say_what_was_found(case, model):
             model.loss(nothing)
 
 
+@pytest.mark.parametrize("steps", [1, T])
+def test_sequences_without_a_frame_are_the_priors(case, model, steps):
+    """All frames of one sequence masked: beliefs that are numbers, and no share in the loss."""
+    batch = case.batch(3, steps=steps)
+    mask = batch.mask & (torch.arange(3) != 1)[:, None]
+    frames = torch.where(mask.reshape(*mask.shape, *[1] * len(case.spaces.frame_shape)), batch.frames, torch.nan)
+    unseen = replace(batch, frames=frames, mask=mask)
+    for verb in (model.observe, model.smooth):
+        states = verb(frames, batch.actions, mask=mask, sample=False)
+        assert bool(torch.isfinite(model.decode(states).mean).all())
+    loss, gradients = loss_and_gradients(model, unseen, 1.0)
+    assert bool(torch.isfinite(loss.total)) and bool(torch.isfinite(loss.elbo).all())
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in gradients.values())
+    for name in ("reconstruction", "evidence"):
+        assert not loss.terms.get(name, torch.zeros(3))[1].any(), name
+    if isinstance(model, Proposes):
+        weights = log_weights(model, unseen, 4, generator=seeded())
+        assert bool(torch.isfinite(weights).all())
+        torch.testing.assert_close(weights[1], torch.zeros(4).double())
+
+
 def test_registration_protects_names():
     with pytest.raises(TypeError, match="needs a subclass of WorldModel, found <class 'dict'>"):
         register("dict", dict)
