@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STEPS = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100)  # of the horizon, that go into the table and the JSON
 CHUNK_PIXELS = 2_000_000  # windows at a time: as many as have so many pixels
+PARTICLES_AT_ONCE = 1000  # of all windows of a chunk together
 
 
 @dataclass
@@ -204,7 +205,7 @@ class Evaluation:
         self.measured.metrics |= {f"{metric}/{key}": value for key, value in found.items()}
 
     def bounds(self, length: int, particles: int) -> None:
-        """ELBO, and IWAE where the model has a proposal."""
+        """ELBO with its reconstruction and divergence, and IWAE where the model has a proposal."""
         from reverie.world_models import bounds, evaluation
         from reverie.world_models.capabilities import Proposes
         from reverie.world_models.training import seeded
@@ -212,19 +213,17 @@ class Evaluation:
         length = min(length, int(self.test.lengths.max()) + 1)
         windows = Some(self.test.windows(length, tail="drop"), len(self.windows))
         generator = seeded(self.seed, 2, 0, next(self.model.parameters()).device)
-        estimates: dict[str, tuple[Callable, int]] = {
-            "elbo": (lambda batch: bounds.elbo(self.model, batch, generator=generator), self.chunk)
-        }
-        if particles and isinstance(self.model, Proposes):
-            estimates[f"iwae-{particles}"] = (
-                lambda batch: bounds.iwae(self.model, batch, particles, generator=generator),
-                max(1, self.chunk // particles),
+        with ui.progress("elbo") as advance:
+            self.measured.metrics |= evaluation.elbo_terms(
+                self.model, windows, chunk=self.chunk, generator=generator, on_progress=_show(advance)
             )
-        for name, (estimate, chunk) in estimates.items():
+        if particles and isinstance(self.model, Proposes):
+            name, chunk = f"iwae-{particles}", max(1, min(self.chunk, PARTICLES_AT_ONCE // particles))
             with ui.progress(name) as advance:
                 whole, per_frame = evaluation.bound(
-                    estimate, self.model, windows, chunk=chunk, on_progress=_show(advance)
-                )
+                    lambda batch: bounds.iwae(self.model, batch, particles, generator=generator),
+                    self.model, windows, chunk=chunk, on_progress=_show(advance),
+                )  # fmt: skip
             self.measured.metrics |= {name: whole, f"{name}_per_frame": per_frame}
 
     def _at_steps(self, name: str, values: np.ndarray) -> None:

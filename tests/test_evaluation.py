@@ -175,3 +175,17 @@ def test_bound_of_an_exact_model_is_its_evidence():
         evidence = model.log_evidence(batch.frames, batch.actions).sum(-1).mean().item()
     assert per_sequence == pytest.approx(evidence)
     assert per_frame == pytest.approx(evidence / 7)
+
+
+def test_terms_of_the_elbo_are_those_of_one_pass(kvae):
+    data = moving_square(7, 6)
+    found = ev.elbo_terms(kvae, data, chunk=7, generator=torch.Generator().manual_seed(3))
+    batch = Batch.from_numpy(data[np.arange(7)], kvae.spaces)
+    with torch.no_grad():
+        loss = kvae.loss(batch, generator=torch.Generator().manual_seed(3))
+    assert found["elbo"] == pytest.approx(float(loss.elbo.sum()) / 7, rel=1e-5)
+    assert found["reconstruction"] == pytest.approx(float(loss.terms["reconstruction"].sum()) / 7, rel=1e-5)
+    assert found["kl"] == pytest.approx(-float((loss.terms["evidence"] + loss.terms["entropy"]).sum()) / 7, rel=1e-4)
+    assert found["elbo_per_frame"] == pytest.approx(found["elbo"] / 6)
+    exact = spring()
+    assert set(ev.elbo_terms(exact, draw_windows(exact, 4, 5))) == {"elbo", "elbo_per_frame"}

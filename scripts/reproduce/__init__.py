@@ -41,6 +41,18 @@ EXPERIMENTS = {
         "1 h",
         "kvae-pendulum",
     ),
+    "pendulum-table": Entry(
+        "reverie.scripts.reproduce.pendulum_table",
+        "eight deep state-space models on the damped pendulum, one budget: bounds, R², prediction",
+        "2 h",
+        "pendulum-table",
+    ),
+    "bouncing-ball-table": Entry(
+        "reverie.scripts.reproduce.bouncing_ball_table",
+        "nine models on the box, one budget: imputation, bounds, R², prediction",
+        "hours",
+        "bouncing-ball-table",
+    ),
     "aesmc-lgssm": Entry(
         "reverie.scripts.reproduce.aesmc_lgssm",
         "particle bounds of model and proposal beside exact evidence",

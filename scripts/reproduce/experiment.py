@@ -97,6 +97,7 @@ class Experiment:
         data: str = "train",
         shown: Any = None,
         extra: Mapping[str, Any] | None = None,
+        model_name: str | None = None,
     ) -> None:
         """Train a model in `folder`, or finish what was begun there.
 
@@ -108,6 +109,7 @@ class Experiment:
             data: name of the data set.
             shown: what the model is shown of it; by default everything.
             extra: further facts for the checkpoint.
+            model_name: of the registered model, where an experiment has several.
         """
         from ..spaces import spaces_of
 
@@ -115,7 +117,7 @@ class Experiment:
         path = {"path": str(windows.dataset.path), "length": windows.length, "stride": None, "validation": 0.0}
         manifest = windows.dataset.manifest.to_json() | {"shards": []}
         train_run(
-            folder, self.model_name, asdict(config), windows if shown is None else shown, training,
+            folder, model_name or self.model_name, asdict(config), windows if shown is None else shown, training,
             spaces_of(windows.dataset), validation=self.windows("validation") if data == "train" else None,
             label=label, resume=self.args.resume, extra={"data": path, "manifest": manifest, **(extra or {})},
         )  # fmt: skip
@@ -131,14 +133,17 @@ class Experiment:
         training = replace(self.args.training, epochs=self.args.epochs or self.args.training.epochs)
         if self.args.budget is None:
             return training
-        path = self.args.out / f"budget-{self.args.budget:g}.json"
+        return self.within_budget("", *self.budgeted(), self.model_name, training)
+
+    def within_budget(self, label: str, runs: int, config: Mapping[str, Any], model_name: str, training: Any) -> Any:
+        """These settings with the epochs that each of `runs` runs that share the budget can have."""
+        path = self.args.out / f"budget-{self.args.budget:g}{label}.json"
         if not path.exists():
             from ..spaces import spaces_of
 
             windows = self.windows("train")
-            count, config = self.budgeted()
             spaces = spaces_of(windows.dataset)
-            epochs = epochs_within(self.args.budget, count, self.model_name, config, windows, training, spaces)
+            epochs = epochs_within(self.args.budget, runs, model_name, config, windows, training, spaces)
             write_atomically(path, json.dumps({"epochs": epochs}))
         return replace(training, epochs=json.loads(path.read_text())["epochs"])
 
@@ -155,17 +160,28 @@ class Experiment:
         paths = {stage: folder / f"{stage}.json" for stage in self.all_stages}
         return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
 
-    def write(self, references: Mapping[str, Mapping[str, float]], config: Mapping[str, Any]) -> None:
-        """Write the result file of everything measured so far; for development only where a file was named."""
+    def write(
+        self,
+        references: Mapping[str, Mapping[str, float]],
+        config: Mapping[str, Any],
+        *,
+        metrics: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write the result file of everything measured so far; for development only where a file was named.
+
+        `metrics` replaces those that were stored, where keys are put together from several stages.
+        """
         if self.args.validate and self.args.json is None:
             return
         stored = self.stored().values()
+        if metrics is None:
+            metrics = {key: value for found in stored for key, value in found["metrics"].items()}
         path = self.args.json or result_path(self.name)
         write_result(
             path, name=self.name + "-validation" * self.args.validate, command=_whole_command(sys.argv[1:]),
             config={"split": self.split, "epochs": self.training().epochs, **config} | asdict(self.args),
-            metrics={key: value for found in stored for key, value in found["metrics"].items()},
-            references=references, seconds=sum(found["seconds"] for found in stored), device=self.args.device,
+            metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
+            device=self.args.device,
         )  # fmt: skip
         ui.say(f"wrote {path}")
 

@@ -15,7 +15,7 @@ from .frame_metrics import hamming, mse, psnr, ssim
 from .imputation import consecutive_masks, impute, per_sequence_masks, random_masks, still_baseline
 from .open_loop import open_loop
 from .probe import LinearProbe, fit_probe, probe_scores, r_squared, state_targets
-from .sweep import bound
+from .sweep import bound, elbo_terms
 
 __all__ = [
     "Calibration",
@@ -25,6 +25,7 @@ __all__ = [
     "consecutive_masks",
     "coverage",
     "crps",
+    "elbo_terms",
     "fit_probe",
     "hamming",
     "impute",

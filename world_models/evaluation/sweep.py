@@ -69,3 +69,34 @@ def bound(
         total += float(estimate(batch).double().sum())
         frames += int(batch.observed.sum())
     return total / len(data), total / frames
+
+
+@torch.no_grad()
+def elbo_terms(
+    model: WorldModel,
+    data: Data,
+    *,
+    chunk: int = 64,
+    generator: torch.Generator | None = None,
+    on_progress: OnProgress | None = None,
+) -> dict[str, float]:
+    """Means over windows, in nats per sequence, of the model's own bound and of what it consists of.
+
+    Returns:
+        `elbo`, `elbo_per_frame`; and for a model whose loss has a term `reconstruction` that, and `kl`, what it is
+        above the bound: the divergence of posterior from prior, of all latent variables together.
+    """
+    sums: dict[str, float] = {}
+    frames = 0
+    for batch, _ in sweep(model, data, chunk, on_progress):
+        loss = model.loss(batch, generator=generator)
+        parts = {"elbo": loss.elbo}
+        if "reconstruction" in loss.terms:
+            parts |= {"reconstruction": loss.terms["reconstruction"]}
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + float(value.double().sum())
+        frames += int(batch.observed.sum())
+    found = {name: total / len(data) for name, total in sums.items()}
+    if "reconstruction" in found:
+        found["kl"] = found["reconstruction"] - found["elbo"]
+    return found | {"elbo_per_frame": sums["elbo"] / frames}
