@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 
 SPACES = Spaces((3, 4, 4), 5, discrete_actions=True)
 TINY = {"z_dim": 4, "hidden": (8,), "neighbours": 3, "memorise": 5, "predict": 4, "first_memorise": 5}
-TINY |= {"position_std": 1e-9, "pieces": "anywhere"}
+TINY |= {"position_std": 1e-9, "pieces": "anywhere", "spare": 0}
 
 
 def seeded(seed=0):
@@ -177,8 +177,50 @@ def test_the_curriculum_goes_from_short_to_long_and_from_wide_to_narrow():
         assert values == sorted(values), name
     assert sorted({phase.memorise for phase in phases}) == [16, 32, 64, 128, 256]
     groups = {group["name"]: group["lr_factor"] for group in built().parameter_groups(0.0)}
-    assert groups.pop("transition") == 10.0
-    assert set(groups.values()) == {1.0}
+    assert groups == {
+        "frame_log_std": 10.0,
+        "encoder": 1.0,
+        "decoder": 1.0,
+        "view": 1.0,
+        "transition": 10.0,
+        "gate": 30.0,
+    }
+
+
+def test_views_are_learned_first_then_positions_then_both():
+    model, batch = built(views=0.3, joint=0.7, spare=2, flatten=(0.4, 0.6), transition="walls"), windows(3)
+    learned = []
+    for progress in (0.0, 0.3, 0.7, 1.0):
+        model.zero_grad()
+        loss = model.loss(batch, progress=progress, generator=seeded())
+        loss.total.backward()
+        rates = {group["name"]: group["lr_factor"] for group in model.parameter_groups(progress)}
+        moving = {
+            "gate" if ".gate." in name else name.split(".")[0]
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None and bool(parameter.grad.any())
+        }
+        assert moving == {name for name, rate in rates.items() if rate > 0}
+        learned.append(moving)
+        assert bool(loss.elbo.isfinite().all()) and bool((loss.elbo != 0).any())
+    views = {"frame_log_std", "encoder", "decoder", "view"}
+    places = {"transition", "gate"}
+    assert learned == [views, places, views | places, views | places]
+
+
+def test_spare_axes_shrink_until_positions_lie_in_a_plane():
+    model = built(spare=3, flatten=(0.2, 0.6), transition="walls")
+    with torch.no_grad():
+        for progress, rank in ((0.0, 5), (0.4, 5), (0.6, 2)):
+            phase = Phase.at(model.config, progress)
+            wish = model.transition.wish(torch.eye(5).double(), phase.spare)
+            assert wish.shape == (5, 5) and int(torch.linalg.matrix_rank(wish)) == rank
+        flat = Phase.at(model.config, 0.6)
+        within, last = (model.transition.wish(torch.eye(5).double(), spare) for spare in (flat.spare, None))
+        torch.testing.assert_close(within @ within.mT, last @ last.mT)
+        still = torch.zeros(5, 5).double()
+        far = model.transition.move(still, still, within)[0].norm(dim=-1)
+        torch.testing.assert_close(far, model.transition.move(still[:, :2], still[:, :2], last)[0].norm(dim=-1))
 
 
 @pytest.mark.parametrize("steps", [1, 5, 9, 10, 30])
@@ -299,6 +341,9 @@ def test_mistakes_say_what_was_found():
         ({"grow": (0.9, 0.1)}, r"GTMSMConfig.grow must be .begin, end. in .0, 1., found \(0.9, 0.1\)"),
         ({"transition": "teleport"}, "transition must be one of .*'momentum'.*found 'teleport'"),
         ({"prior": "none"}, "prior must be one of"),
+        ({"novelty": 0.0}, "GTMSMConfig.novelty must be positive, found 0.0"),
+        ({"views": 1.0}, "views in .0, 1. and joint in .0, 1., found 0, 1.0 and 0.0"),
+        ({"spare": 3, "position_dim": 3}, "set it to 0, found 3 with position_dim 3 and key_dim None"),
     ],
 )
 def test_configs_that_cannot_work(changes, message):

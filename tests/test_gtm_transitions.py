@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from reverie.world_models.gtm_transitions import TRANSITIONS, rotate
+from reverie.world_models.gtm_walk import walk
 
 
 def built(name, dim):
@@ -80,3 +81,42 @@ def test_mistakes_say_what_was_found():
             TRANSITIONS[name](2, 4, 0.1)
     with pytest.raises(ValueError, match="2 or 3 numbers, found position_dim 4"):
         TRANSITIONS["walls"](4, 4, 0.1)
+
+
+def step_by_step(transition, wishes, noise, first, inside):
+    """What `walk` computes, recorded by autograd."""
+    position = displacement = torch.zeros_like(wishes[:, 0])
+    positions, displacements = [], []
+    for t in range(wishes.shape[1]):
+        mean, moved = transition.move(position, displacement, wishes[:, t])
+        new = torch.cat([mean + noise[:, t], moved], -1)
+        new = torch.where(first[:, t, None] | (t == 0), 0.0, new)
+        new = torch.where(inside[:, t, None], new, torch.cat([position, displacement], -1))
+        position, displacement = new.chunk(2, -1)
+        positions.append(position)
+        displacements.append(displacement)
+    return torch.stack(positions, 1), torch.stack(displacements, 1)
+
+
+@pytest.mark.parametrize("gaps", [False, True])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("linear", 2), ("walls", 2), ("rotation", 3), ("momentum", 3)]
+)  # fmt: skip
+def test_a_walk_has_the_gradient_of_its_steps(name, dim, gaps):
+    transition, generator = built(name, dim), torch.Generator().manual_seed(1)
+    actions = torch.randn(5, 7, 4, generator=generator, dtype=torch.float64)
+    noise, weight = (torch.randn(5, 7, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    first, inside = (torch.rand(5, 7, generator=generator) < share for share in (0.2 * gaps, 1.1 - 0.3 * gaps))
+    shown = {"first": first, "inside": inside} if gaps else {}
+    found = []
+    for result in (
+        walk(transition, transition.wish(actions), noise, **shown),
+        step_by_step(transition, transition.wish(actions), noise, first, inside),
+    ):
+        transition.zero_grad()
+        ((result[0] * weight).sum() + (result[1] * weight.cos()).sum()).backward()
+        found.append((*result, *(parameter.grad.clone() for parameter in transition.parameters())))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(walk(transition, transition.wish(actions), noise, **shown)[0], found[1][0])

@@ -1,8 +1,17 @@
 """Priors of the view: the mixture beside torch's, its KL bound beside Monte Carlo, places relative to the agent."""
 
+import math
+
 import pytest
 import torch
-from reverie.world_models.gtm_views import LearnedViews, PlaceKey, ViewPrior, mixture_prior
+from reverie.world_models.gtm_views import (
+    LearnedViews,
+    PlaceKey,
+    ViewPrior,
+    mixture_prior,
+    stored_kl_bound,
+    with_novelty,
+)
 from reverie.world_models.spatial_memory import SpatialMemory
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal, kl_divergence
 
@@ -78,11 +87,14 @@ def test_the_kl_bound_is_exact_for_one_component():
 def test_weights_of_a_mixture_are_inverse_square_distances():
     memory, query = memory_and_query()
     found = memory.nearest(query, 3)
-    prior = mixture_prior(found, Z, 0.01)
-    raw = 1 / (found.square_distance + 0.01)
-    torch.testing.assert_close(prior.log_weight.exp(), raw / raw.sum(-1, keepdim=True))
-    torch.testing.assert_close(prior.mean, found.value[..., :Z])
-    torch.testing.assert_close(prior.std, found.value[..., Z : 2 * Z])
+    for novelty in (0.7, math.inf):
+        prior = mixture_prior(found, Z, 0.01, novelty)
+        beyond = torch.full_like(found.square_distance[..., :1], 1 / (novelty + 0.01))
+        raw = torch.cat([1 / (found.square_distance + 0.01), beyond], -1)
+        torch.testing.assert_close(prior.log_weight.exp(), raw / raw.sum(-1, keepdim=True))
+        torch.testing.assert_close(prior.mean[..., :3, :], found.value[..., :Z])
+        torch.testing.assert_close(prior.std[..., :3, :], found.value[..., Z : 2 * Z])
+        assert not bool(prior.mean[..., 3, :].any()) and bool((prior.std[..., 3, :] == 1).all())
 
 
 @pytest.mark.parametrize("d", [2, 3])
@@ -114,3 +126,19 @@ def test_distances_of_headings_go_round():
     torch.testing.assert_close(*PlaceKey(3, None)(place))
     assert PlaceKey(3, 5)(place.float()).shape == (2, 5)
     assert torch.equal(PlaceKey(2, None)(place[:, :2]), place[:, :2])
+
+
+@pytest.mark.parametrize("novelty", [0.5, math.inf])
+@pytest.mark.parametrize("k", [None, 2, 9])
+def test_the_bound_by_matrices_is_that_of_what_is_found(k, novelty):
+    """Six queries per memory, some of which see only its newest entries, or none."""
+    memory, _ = memory_and_query()
+    options = {"generator": seeded(5), "dtype": torch.float64}
+    query, mean, std = torch.randn(4, 6, 2, **options), torch.randn(4, 6, Z, **options), torch.rand(4, 6, Z, **options)
+    shared = memory.expand(6).since(torch.arange(6).expand(4, 6))
+    expected = mixture_prior(shared.nearest(query, k), Z, 0.1, novelty).kl_bound(mean, std)
+    weight = shared.log_weights(query, k, 0.1, novelty)
+    torch.testing.assert_close(stored_kl_bound(mean, std, *with_novelty(memory.value, Z), weight), expected)
+    nothing = kl_divergence(Normal(mean, std), Normal(torch.zeros_like(mean), 1.0)).sum(-1)
+    torch.testing.assert_close(expected[:, 5], nothing[:, 5], msg="where nothing is remembered, N(0, I)")
+    assert bool((weight.exp().sum(-1) - 1).abs().max() < 1e-12)

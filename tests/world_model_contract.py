@@ -42,7 +42,7 @@ FRAMES = {"network": "mlp", "hidden": (6,), "head_units": 4, "initial_std": 1.0,
 SRNN = {"d_dim": 3, "summary_units": 4}
 
 GTM = {"z_dim": 4, "hidden": (6,), "neighbours": 2, "prior_units": 5, "position_std": 0.1}
-GTM |= {"memorise": 2, "predict": 1, "first_memorise": 2, "first_predict": 2, "pieces": "anywhere"}
+GTM |= {"memorise": 2, "predict": 1, "first_memorise": 2, "first_predict": 2, "pieces": "anywhere", "spare": 0}
 TURNING = GTM | {"position_dim": 3}
 
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {

@@ -13,7 +13,9 @@ from torch.nn import functional
 from .batch import Batch
 
 if TYPE_CHECKING:
-    from .gtm_sm import GTMSMConfig
+    from .gtm_config import GTMSMConfig
+
+LEAST_SPARE = 0.02  # of the spare axes, before they are gone
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Phase:
         kernel: delta of the weights 1 / (d^2 + delta).
         neighbours: entries that are read; None: all of them.
         transition_rate: learning-rate factor of the transition.
+        views: encoder and decoder are trained.
+        positions: the transition is trained.
+        spare: scale of what lies in the spare axes; None: positions have none.
     """
 
     memorise: int
@@ -32,6 +37,9 @@ class Phase:
     kernel: float
     neighbours: int | None
     transition_rate: float
+    views: bool = True
+    positions: bool = True
+    spare: float | None = None
 
     @classmethod
     def last(cls, config: GTMSMConfig) -> Self:
@@ -44,6 +52,10 @@ class Phase:
         if progress >= 1:
             return cls.last(config)
         kernel = _between(config.first_kernel, config.kernel, _share(progress, config.sharpen))
+        flat = _share(progress, config.flatten)
+        spare = LEAST_SPARE**flat if flat < 1 else 0.0
+        if not config.spare or (flat == 1 and config.inference == "landmark"):
+            spare = None
         doublings = math.ceil(math.log2(config.memorise / config.first_memorise))
         done = math.floor((doublings + 1) * _share(progress, config.grow))
         grown = done >= max(1, doublings)
@@ -53,6 +65,9 @@ class Phase:
             kernel=kernel,
             neighbours=config.neighbours if kernel <= 2 * config.kernel else None,
             transition_rate=_between(*config.transition_rate, _share(progress, config.settle)),
+            views=progress < config.views or progress >= config.joint,
+            positions=progress >= config.views,
+            spare=spare,
         )
 
 

@@ -23,14 +23,19 @@ Posterior: q(z_t | x_t), and for positions either
       log sigma_q^2 = log sigma_p^2 + NN(delta_k, sigma_k^2, sigma_p^2)
   for memorised steps; without a frame q(s_t) is the prior.
 
-Training goes from random weights to long memories by itself: `progress` drives the curriculum. It begins with short
-pieces, a wide kernel over all that was memorised and a high rate for the transition; then the rate falls, then the
-kernel narrows to the K nearest while the pieces grow. A piece starts where it is cut: s = 0 there. Nothing encodes the
-geometry. Some random M collapse two actions into one; the bound tells after a tenth of training (start several).
+`loss` adds the bound of the memorised frames under p(z) = N(0, I), as the term `memorised`: they are what the views are
+learned from. It is no part of `elbo`.
+
+Training goes from random weights to long memories by itself: `progress` drives the curriculum. Views come first, as
+places cannot be told apart by views that say nothing; then positions, in short pieces, with a wide kernel over all that
+was memorised, a high rate for the transition and a few spare axes (gtm_transitions.py); then those go, the rate falls,
+and the kernel narrows to the K nearest while the pieces grow. A piece starts where it is cut: s = 0 there. Nothing
+encodes the geometry. Some random M still end in a local optimum; the bound tells (several `start`s).
 
 Deviations from the paper:
 - the KL to a mixture is replaced by a deterministic upper bound (gtm_views.py), so the ELBO stays one; `kl="sampled"`
   estimates it by one sample of z.
+- N(0, I) is one more entry of the mixture, far from everywhere (gtm_views.py); `novelty=inf` leaves it out.
 - the learned combination adds to the weighted mean of the views found, weighs by distance instead of concatenating a
   fixed number of views, and sees places relative to the agent.
 - `displacement_weight`: where the agent feels its displacements, -|d_t - felt_t|^2 is added to the objective, not to
@@ -42,7 +47,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -53,113 +58,24 @@ from .base import Loss, WorldModel, check_batch
 from .batch import Batch, Spaces
 from .capabilities import Location, Places
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
+from .gtm_config import GTMSMConfig
 from .gtm_landmarks import Landmarks, view_distance
 from .gtm_schedule import Phase, Pieces
 from .gtm_transitions import TRANSITIONS
-from .gtm_views import MIN_STD, LearnedViews, PlaceKey, ViewPrior, mixture_prior
+from .gtm_views import (
+    MIN_STD,
+    LearnedViews,
+    PlaceKey,
+    ViewPrior,
+    mixture_prior,
+    stored_kl_bound,
+    with_novelty,
+)
+from .gtm_walk import walk
 from .networks import ConvEncoder, MLPDecoder, MLPEncoder, SubpixelDecoder, apply_flat
 from .spatial_memory import SpatialMemory
 from .state import State, event, nested
 
-
-@dataclass(frozen=True)
-class GTMSMConfig:
-    """Hyper-parameters; the defaults are for image navigation."""
-
-    position_dim: int = 2
-    """Length of the position s; 3 has a heading."""
-    transition: Literal["linear", "walls", "rotation", "momentum"] = "walls"
-    """How actions move the position."""
-    step_std: float = 0.3
-    """Standard deviation of the entries of M before training."""
-    position_std: float = 1e-3
-    """r, the noise of a step."""
-    z_dim: int = 16
-    """Length of the view z."""
-    prior: Literal["mixture", "learned"] = "mixture"
-    """How the views found in memory are combined."""
-    prior_units: int = 64
-    """Hidden units of the learned combination."""
-    neighbours: int = 5
-    """K, the entries that are read."""
-    kernel: float = 1e-4
-    """delta of the weights 1 / (d^2 + delta), in squared units of s."""
-    key_dim: int | None = None
-    """Distances are taken in a learned linear map of a position with so many entries; None: in the position itself."""
-    kl: Literal["bound", "sampled"] = "bound"
-    """KL of the views against a mixture."""
-    inference: Literal["transition", "landmark"] = "transition"
-    """Posterior of the position."""
-    landmarks: int = 5
-    """Entries that landmark inference looks up by view."""
-    displacement_weight: float = 0.0
-    """Of the squared error of felt displacements, if the data have them."""
-    network: Literal["mlp", "conv"] = "mlp"
-    """Encoder and decoder."""
-    hidden: tuple[int, ...] = (128, 128)
-    """Hidden units of the MLPs."""
-    channels: tuple[int, ...] = (32, 32)
-    """Channels of the convolutions, each of which halves the resolution."""
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
-    """Distribution of a pixel."""
-    frame_std: float = 0.1
-    """Standard deviation of a Gaussian pixel before training. With a large one the views say little at first, and
-    nothing teaches the transition."""
-    memorise: int = 256
-    """tau at the end of training."""
-    predict: int = 32
-    """Steps predicted after them."""
-    first_memorise: int = 16
-    """tau at the beginning."""
-    first_predict: int = 16
-    """Steps predicted after them."""
-    first_kernel: float = 0.05
-    """delta at the beginning, when all entries are read."""
-    pieces: Literal["start", "anywhere"] = "start"
-    """Windows are cut into pieces at their start only, or throughout. Where walls are depends on where s = 0 is: then
-    all pieces must begin at the same place, as the episodes of image navigation do."""
-    max_frames: int | None = None
-    """Frames per step of training: of a batch only the first windows are used, as many as have so many frames, so that
-    long pieces cost no more than short ones. None: all."""
-    transition_rate: tuple[float, float] = (10.0, 0.1)
-    """Learning-rate factor of the transition at the beginning and at the end."""
-    settle: tuple[float, float] = (0.35, 0.6)
-    """Progress between which that factor falls, geometrically."""
-    sharpen: tuple[float, float] = (0.45, 0.85)
-    """Progress between which delta falls, geometrically."""
-    grow: tuple[float, float] = (0.5, 0.85)
-    """Progress between which the pieces grow, by doubling."""
-
-    def __post_init__(self) -> None:
-        counts = ("position_dim", "z_dim", "prior_units", "neighbours", "landmarks", "predict", "first_predict")
-        for name in (*counts, "memorise", "first_memorise"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"GTMSMConfig.{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("position_std", "kernel", "first_kernel", "step_std", "frame_std"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"GTMSMConfig.{name} must be positive, found {getattr(self, name)}")
-        if self.first_memorise > self.memorise:
-            raise ValueError(
-                f"GTMSMConfig.first_memorise must be at most memorise ({self.memorise}), found {self.first_memorise}"
-            )
-        for name in ("settle", "sharpen", "grow"):
-            begin, end = getattr(self, name)
-            if not 0 <= begin <= end <= 1:
-                raise ValueError(f"GTMSMConfig.{name} must be (begin, end) in [0, 1], found {(begin, end)}")
-        for name, options in _OPTIONS.items():
-            if getattr(self, name) not in options:
-                raise ValueError(f"GTMSMConfig.{name} must be one of {options}, found {getattr(self, name)!r}")
-
-
-_OPTIONS = {
-    "transition": tuple(TRANSITIONS),
-    "prior": ("mixture", "learned"),
-    "kl": ("bound", "sampled"),
-    "inference": ("transition", "landmark"),
-    "network": ("mlp", "conv"),
-    "pieces": ("start", "anywhere"),
-    "likelihood": ("gaussian", "bernoulli"),
-}
 MIN_FRAME_STD = 0.5 / 255  # half a grey level
 
 
@@ -195,7 +111,11 @@ class GTMSM(WorldModel):
         self.view = nn.Linear(self.encoder.out_features, 2 * config.z_dim)
         if config.likelihood == "gaussian":
             self.frame_log_std = nn.Parameter(torch.tensor(math.log(config.frame_std)))
-        self.transition = TRANSITIONS[config.transition](config.position_dim, spaces.action_dim, config.step_std)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch.initial_seed() + config.start)
+            self.transition = TRANSITIONS[config.transition](
+                config.position_dim, spaces.action_dim, config.step_std, config.spare, config.gate
+            )
         self.key = PlaceKey(config.position_dim, config.key_dim)
         self.combination = None
         if config.prior == "learned":
@@ -223,7 +143,7 @@ class GTMSM(WorldModel):
         neighbours = memory.nearest(position, phase.neighbours, embed=embed)
         if self.combination is not None:
             return self.combination(neighbours, position, phase.kernel)
-        return mixture_prior(neighbours, self.config.z_dim, phase.kernel)
+        return mixture_prior(neighbours, self.config.z_dim, phase.kernel, self.config.novelty)
 
     # ---- one step ----
 
@@ -291,91 +211,142 @@ class GTMSM(WorldModel):
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
         check_batch(self.spaces, batch)
         phase = Phase.at(self.config, progress)
+        if not phase.positions:
+            return self._views_loss(batch, phase, generator)
         pieces = Pieces.cut(
             batch, phase.memorise, phase.predict, generator, at_start=self.config.pieces == "start",
             max_frames=self.config.max_frames if self.training else None,
         )  # fmt: skip
         part, tau = pieces.batch, pieces.memorise
         observed = part.observed
-        z_mean, z_std = self.posterior_view(self._hide(part.frames, observed))
-        walk = self._walk(part, z_mean, z_std, tau, generator)
-        values = torch.cat([z_mean, z_std, walk.log_var], -1)[..., :tau, :]
-        written = observed[..., :tau]
-        memory = SpatialMemory.empty(written.shape[:-1], self.config.position_dim, values.shape[-1], values)
-        memory = memory.write(walk.position[..., :tau, :], values, mask=written)
-        memory = memory.expand(part.rewards.shape[-1] - tau).since(pieces.entries_before(written))
+        frames = self._hide(part.frames, observed)
+        with torch.set_grad_enabled(phase.views and torch.is_grad_enabled()):
+            z_mean, z_std = self.posterior_view(frames)
+            z = z_mean + z_std * normal_like(z_mean, generator)
+            log_prob = torch.where(observed, self.frame_distribution(z).log_prob(frames), 0.0)
+        walked = self._walk(part, z_mean, z_std, tau, phase, generator)
+        values = torch.cat([z_mean, z_std, walked.log_var], -1)[..., :tau, :]
+        written, here = observed[..., :tau], walked.position
+        memory = SpatialMemory.empty(written.shape[:-1], here.shape[-1], values.shape[-1], values)
+        memory = memory.write(here[..., :tau, :], values, mask=written)
+        shared = memory.expand(part.rewards.shape[-1] - tau).since(pieces.entries_before(written))
 
         ahead = (..., slice(tau, None), slice(None))
-        mean, std = z_mean[ahead], z_std[ahead]
-        z = mean + std * normal_like(mean, generator)
-        prior = self.prior_view(memory, walk.position[ahead], phase)
-        if self.config.kl == "bound":
-            kl = prior.kl_bound(mean, std)
-        else:
-            kl = torch.distributions.Normal(mean, std, validate_args=False).log_prob(z).sum(-1) - prior.log_prob(z)
-        rank = len(self.spaces.frame_shape)
-        frames = self._hide(part.frames, observed)[(..., slice(tau, None), *[slice(None)] * rank)]
-        reconstruction = self.frame_distribution(z).log_prob(frames)
+        kl = self._view_kl(memory, shared, here[ahead], z_mean[ahead], z_std[ahead], z[ahead], phase)
         scored = observed[..., tau:]
         terms = {
-            "reconstruction": pieces.predicted(torch.where(scored, reconstruction, 0.0)),
+            "reconstruction": pieces.predicted(log_prob[..., tau:]),
             "view_kl": pieces.predicted(torch.where(scored, -kl, 0.0)),
-            "position_kl": pieces.whole(-walk.kl),
+            "position_kl": pieces.whole(-walked.kl),
         }
         elbo = sum(terms.values())
         count = scored.sum().clamp(min=1)
-        total = -elbo.sum() / count
+        past = torch.where(written, log_prob[..., :tau] - _standard_kl(z_mean, z_std)[..., :tau], 0.0)
+        terms["memorised"] = pieces.whole(functional.pad(past, (0, scored.shape[-1])))
+        total = -elbo.sum() / count - past.sum() / written.sum().clamp(min=1)
         if self.config.displacement_weight and part.displacements is not None:
             felt = (part.valid & ~part.is_first & ~pieces.starts).unsqueeze(-1)
-            error = torch.where(felt, walk.displacement - part.displacements, 0.0).square().sum(-1)
+            error = torch.where(felt, walked.displacement - part.displacements, 0.0).square().sum(-1)
             terms["displacement"] = pieces.whole(-self.config.displacement_weight * error)
             total = total - terms["displacement"].sum() / felt.sum().clamp(min=1)
-        scalars: dict[str, Any] = {"memorised": float(tau), "kernel": phase.kernel}
+        divergence = ("view_kl", "position_kl")
+        return Loss(total, terms, elbo, self._scalars(phase), divergence=divergence, count=count)
+
+    def _views_loss(self, batch: Batch, phase: Phase, generator: torch.Generator | None) -> Loss:
+        """Of encoder and decoder alone, on frames of all the batch that lie evenly in its windows."""
+        length = batch.rewards.shape[-1]
+        stride = max(1, length // (phase.memorise + phase.predict))
+        device = batch.rewards.device if generator is None else generator.device
+        offset = int(torch.randint(stride, (), generator=generator, device=device))
+        chosen = torch.arange(offset, length, stride, device=batch.rewards.device)
+        seen = batch.observed[..., chosen]
+        frames = batch.frames.index_select(batch.rewards.ndim - 1, chosen)
+        frames = self._hide(frames, seen)
+        mean, std = self.posterior_view(frames)
+        z = mean + std * normal_like(mean, generator)
+
+        def term(value: Tensor) -> Tensor:
+            value = torch.where(seen, value, 0.0)
+            return value.new_zeros(batch.rewards.shape).index_copy(-1, chosen, value)
+
+        terms = {
+            "reconstruction": term(self.frame_distribution(z).log_prob(frames)),
+            "view_kl": term(-_standard_kl(mean, std)),
+        }
+        elbo, count = sum(terms.values()), seen.sum().clamp(min=1)
+        return Loss(
+            -elbo.sum() / count, terms, elbo, self._scalars(phase), divergence=("view_kl",), count=count
+        )  # fmt: skip
+
+    def _scalars(self, phase: Phase) -> dict[str, Any]:
+        scalars: dict[str, Any] = {"memorised": float(phase.memorise), "kernel": phase.kernel}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
-        return Loss(total, terms, elbo, scalars, divergence=("view_kl", "position_kl"), count=count)
+        return scalars
 
-    def _walk(self, part: Batch, z_mean: Tensor, z_std: Tensor, tau: int, generator) -> _Walk:
+    def _view_kl(self, memory, shared, position, mean, std, z, phase: Phase) -> Tensor:
+        """KL (*lead, P) of q(z_t | x_t) against p(z_t | s_t, m), bounded or by the sample z.
+
+        Args:
+            memory: (*lead), and as each of the P steps sees it (`shared`, (*lead, P)).
+        """
+        if self.config.kl == "bound" and self.combination is None:
+            embed = None if self.key.map is None and self.config.position_dim == 2 else self.key
+            weight = shared.log_weights(position, phase.neighbours, phase.kernel, self.config.novelty, embed=embed)
+            return stored_kl_bound(mean, std, *with_novelty(memory.value, self.config.z_dim), weight)
+        prior = self.prior_view(shared, position, phase)
+        if self.config.kl == "bound":
+            return prior.kl_bound(mean, std)
+        return torch.distributions.Normal(mean, std, validate_args=False).log_prob(z).sum(-1) - prior.log_prob(z)
+
+    def _walk(self, part: Batch, z_mean: Tensor, z_std: Tensor, tau: int, phase: Phase, generator) -> _Walk:
         """Positions along windows (*lead, L): predicted, and at memorised steps corrected by landmarks."""
-        lead, length, d = part.rewards.shape[:-1], part.rewards.shape[-1], self.config.position_dim
-        wishes = self.transition.wish(part.actions).unbind(-2)
-        still = wishes[0].new_zeros(*lead, d)
-        noise = normal_like(still.unsqueeze(-2).expand(*lead, length, d), generator).unbind(-2)
-        restarts = bool(part.is_first[..., 1:].any())
-        pauses = not bool(part.valid.all())
+        wishes = self.transition.wish(part.actions, phase.spare)
+        noise = normal_like(wishes, generator)
         log_r2 = 2 * math.log(self.config.position_std)
-        log_var = torch.full_like(still, log_r2)
-        looked_up = None
-        if self.landmarks is not None and tau > 1:
-            looked_up = self.landmarks.among(z_mean[..., :tau, :], z_std[..., :tau, :], part, self.config.landmarks)
+        if self.landmarks is None or phase.spare is not None or tau == 1:
+            position, displacement = walk(
+                self.transition, wishes, self.config.position_std * noise,
+                first=part.is_first if bool(part.is_first[..., 1:].any()) else None,
+                inside=None if bool(part.valid.all()) else part.valid,
+            )  # fmt: skip
+            log_var = torch.full_like(position[..., : self.config.position_dim], log_r2)
+            return _Walk(position, displacement, log_var, torch.zeros_like(part.rewards))
+        return self._walk_by_landmarks(part, z_mean, z_std, tau, wishes.unbind(-2), noise.unbind(-2))
+
+    def _walk_by_landmarks(self, part, z_mean, z_std, tau: int, wishes, noise) -> _Walk:
+        still = torch.zeros_like(wishes[0])
+        log_var = torch.full_like(still, 2 * math.log(self.config.position_std))
+        looked_up = self.landmarks.among(z_mean[..., :tau, :], z_std[..., :tau, :], part, self.config.landmarks)
         steps: list[tuple[Tensor, ...]] = []
         position = displacement = still
-        for t in range(length):
+        for t in range(part.rewards.shape[-1]):
             mean, moved = (still, still) if t == 0 else self.transition.move(position, displacement, wishes[t])
-            new, variance, kl = mean, log_var, None
-            if looked_up is not None and 0 < t < tau:
+            new, variance, kl = mean, log_var, still[..., 0]
+            if 0 < t < tau:
                 places, variances = (torch.stack([step[i] for step in steps], -2) for i in (0, 2))
                 new, variance, kl = self.landmarks(mean, log_var, places, variances, *looked_up.at(t))
             if t > 0:
                 new = new + (0.5 * variance).exp() * noise[t]
-            if restarts:
-                first = part.is_first[..., t].unsqueeze(-1)
-                new, moved = torch.where(first, 0.0, new), torch.where(first, 0.0, moved)
-            if pauses:
-                inside = part.valid[..., t].unsqueeze(-1)
-                new, moved = torch.where(inside, new, position), torch.where(inside, moved, displacement)
-            steps.append((new, moved, variance, still[..., 0] if kl is None else kl))
+            first, inside = part.is_first[..., t].unsqueeze(-1), part.valid[..., t].unsqueeze(-1)
+            new, moved = torch.where(first, 0.0, new), torch.where(first, 0.0, moved)
+            new, moved = torch.where(inside, new, position), torch.where(inside, moved, displacement)
+            steps.append((new, moved, variance, kl))
             position, displacement = new, moved
         positions, displacements, variances = (torch.stack([step[i] for step in steps], -2) for i in range(3))
         kl = torch.stack([step[3] for step in steps], -1)
         return _Walk(positions, displacements, variances, torch.where(part.valid & ~part.is_first, kl, 0.0))
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        rates = {"transition": Phase.at(self.config, progress).transition_rate}
+        phase = Phase.at(self.config, progress)
+        view = float(phase.views)
+        rates = {"encoder": view, "view": view, "decoder": view, "frame_log_std": 10.0 * view}  # one number that all
+        rates["transition"] = phase.transition_rate * phase.positions  # others wait for: ten times the rate
+        rates["gate"] = 3 * rates["transition"]  # M must not run away from its gate
         parts = {"encoder": "shared", "view": "shared", "landmarks": "proposal"}  # memories are of encoded frames
         groups: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
-            groups.setdefault(name.split(".")[0], []).append(parameter)
+            groups.setdefault("gate" if ".gate." in name else name.split(".")[0], []).append(parameter)
         return [
             {"name": name, "part": parts.get(name, "generative"), "params": members, "lr_factor": rates.get(name, 1.0)}
             for name, members in groups.items()
@@ -441,6 +412,11 @@ class GTMSM(WorldModel):
                 f"numbers; the state given ({type(state).__name__}) is of another model"
             )
         return state
+
+
+def _standard_kl(mean: Tensor, std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(0, I)) (*batch)."""
+    return (0.5 * (mean.square() + std.square() - 1) - std.log()).sum(-1)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,17 @@ own frame. With R(h) the rotation of (s1, s2) by h that leaves s3, the heading, 
 
 sigma_d in [0, 1] is a small network that learns where moves end: at the walls around the map. c_f is friction, c_s the
 highest speed; the heading is s3 of step t-1.
+
+In two dimensions a random M often begins a local optimum from which no gradient leads away: with two opposite actions
+on one vector, they would have to pass through each other. With a few `spare` axes they pass beside each other, and M
+finds its rank by itself. What of M lies outside its first singular vectors then shrinks to nothing.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .networks import mlp
 
@@ -29,18 +34,37 @@ class Transition(nn.Module):
     dims: tuple[int, ...] = (2, 3)
     """Lengths of a position that it knows."""
 
-    def __init__(self, position_dim: int, action_dim: int, step_std: float) -> None:
+    def __init__(
+        self, position_dim: int, action_dim: int, step_std: float, spare: int = 0, gate: tuple[int, ...] = (10, 5)
+    ) -> None:
         super().__init__()
         if position_dim not in self.dims:
             raise ValueError(
                 f"the transition {type(self).__name__} has positions of {' or '.join(map(str, self.dims))} numbers, "
                 f"found position_dim {position_dim}"
             )
-        self.M = nn.Parameter(step_std * torch.randn(position_dim, action_dim))
+        if spare and 2 not in self.dims:
+            raise ValueError(f"the transition {type(self).__name__} turns, and can have no spare axes, found {spare}")
+        self.position_dim, self.spare = position_dim, spare
+        self.M = nn.Parameter(step_std * torch.randn(position_dim + spare, action_dim))
 
-    def wish(self, action: Tensor) -> Tensor:
-        """M a_t (*batch, d)."""
-        return action @ self.M.mT
+    @torch.no_grad()
+    def axes(self) -> Tensor:
+        """(d + spare, d) orthonormal: the plane in which most of M lies, that of its first d singular vectors."""
+        return torch.linalg.svd(self.M, full_matrices=False)[0][:, : self.position_dim]
+
+    def wish(self, action: Tensor, spare: float | None = None) -> Tensor:
+        """M a_t (*batch, d): within `axes` if M has spare axes.
+
+        With a number `spare`, (*batch, d + spare axes): what of M a_t lies outside that plane is multiplied by it.
+        """
+        if self.spare == 0:
+            return action @ self.M.mT
+        axes = self.axes()
+        flat = axes.mT @ self.M
+        if spare is None:
+            return action @ flat.mT
+        return action @ (spare * self.M + (1 - spare) * axes @ flat).mT
 
     def move(self, position: Tensor, displacement: Tensor, wish: Tensor) -> tuple[Tensor, Tensor]:
         """(mean of s_t, d_t), given s_{t-1}, d_{t-1} and M a_t."""
@@ -60,13 +84,27 @@ class LinearTransition(Transition):
 class WallTransition(Transition):
     """d_t = M a_t sigma_d(s_{t-1} + M a_t)."""
 
-    def __init__(self, position_dim: int, action_dim: int, step_std: float, hidden: tuple[int, ...] = (10, 5)) -> None:
-        super().__init__(position_dim, action_dim, step_std)
-        self.gate = mlp([position_dim, *hidden, 1], nn.Tanh)
+    def __init__(self, position_dim, action_dim, step_std, spare=0, gate=(10, 5)) -> None:
+        super().__init__(position_dim, action_dim, step_std, spare)
+        self.gate = mlp([position_dim + spare, *gate, 1], nn.Tanh)
+        for layer in self.gate[::2]:  # a gate that hardly depends on the place would take long to find the walls
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.gate[0].bias, std=0.5)
         nn.init.constant_(self.gate[-1].bias, 2.0)  # moves are free before anything is learned
 
+    def free(self, position: Tensor) -> Tensor:
+        """sigma_d (*batch, 1) at positions (*batch, d), or with their spare axes."""
+        if position.shape[-1] == self.M.shape[0]:
+            return self.gate(position).sigmoid()
+        first, *others = self.gate
+        hidden = functional.linear(position, first.weight @ self.axes(), first.bias)
+        for layer in others:
+            hidden = layer(hidden)
+        return hidden.sigmoid()
+
     def move(self, position, displacement, wish):
-        moved = wish * self.gate(position + wish).sigmoid()
+        moved = wish * self.free(position + wish)
         return position + moved, moved
 
 
@@ -84,7 +122,7 @@ class MomentumTransition(Transition):
 
     dims = (3,)
 
-    def __init__(self, position_dim: int, action_dim: int, step_std: float) -> None:
+    def __init__(self, position_dim, action_dim, step_std, spare=0, gate=(10, 5)) -> None:
         super().__init__(position_dim, action_dim, step_std)
         self.friction = nn.Parameter(torch.zeros(position_dim))
         self.log_speed = nn.Parameter(torch.zeros(position_dim))

@@ -2,9 +2,13 @@
 
 With (m_k, v_k) the mean and deviation of the view stored with the k-th nearest entry, and w_k ~ 1 / (d_k^2 + delta):
 
-    mixture     p(z_t | s_t, m) = sum_k w_k N(z_t; m_k, v_k^2)
+    mixture     p(z_t | s_t, m) = w_0 N(z_t; 0, I) + sum_k w_k N(z_t; m_k, v_k^2),    w_0 ~ 1 / (nu + delta)
     learned     p(z_t | s_t, m) = N(z_t; mu(h_t, s_t), sigma(h_t, s_t)^2),    h_t = sum_k w_k phi(m_k, s_k - s_t)
     empty m     p(z_t) = N(0, I)
+
+N(0, I) is what may be seen where nothing is remembered nearby: an entry at squared distance nu, the novelty, from
+everywhere. Without it (nu infinite, as in the paper) a view of a place that was never visited costs tens of nats, and
+what a view says is forgotten rather than remembered.
 
 KL(q || mixture) has no closed form. By Jensen's inequality, for any weights phi_k that sum to one,
 E_q log sum_k w_k p_k >= sum_k phi_k (log w_k - log phi_k + E_q log p_k); the best phi_k gives
@@ -16,10 +20,12 @@ which is exact for one component, and never above the convexity bound sum_k w_k 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .distributions import normal_like
 from .gtm_transitions import rotate
@@ -72,11 +78,36 @@ class ViewPrior:
         return mean + std * normal_like(mean, generator)
 
 
-def mixture_prior(neighbours: Neighbours, z_dim: int, delta: float) -> ViewPrior:
-    """The inverse-squared-distance mixture; entries that do not exist are N(0, I), and weigh nothing beside others."""
-    found = neighbours.found.unsqueeze(-1)
-    mean, std = neighbours.value[..., :z_dim], neighbours.value[..., z_dim : 2 * z_dim]
-    return ViewPrior(neighbours.log_weights(delta), torch.where(found, mean, 0.0), torch.where(found, std, 1.0))
+def mixture_prior(neighbours: Neighbours, z_dim: int, delta: float, novelty: float = math.inf) -> ViewPrior:
+    """The inverse-squared-distance mixture (*batch, K + 1), of which the last is N(0, I); see the module's header."""
+    log_weight = neighbours.log_weights(delta, novelty)
+    return ViewPrior(log_weight, *with_novelty(neighbours.value, z_dim))
+
+
+def with_novelty(value: Tensor, z_dim: int) -> tuple[Tensor, Tensor]:
+    """Means and deviations (*batch, N + 1, z) of stored values (*batch, N, v), and N(0, I) as the last."""
+    mean, std = value[..., :z_dim], value[..., z_dim : 2 * z_dim]
+    std = torch.where(std > 0, std, 1.0)  # slots that hold nothing
+    return functional.pad(mean, (0, 0, 0, 1)), functional.pad(std, (0, 0, 0, 1), value=1.0)
+
+
+def stored_kl_bound(mean: Tensor, std: Tensor, stored_mean: Tensor, stored_std: Tensor, log_weight: Tensor) -> Tensor:
+    """`ViewPrior.kl_bound` of many views against mixtures of the same components, by matrix products.
+
+    Args:
+        mean, std: (*batch, P, z), of q.
+        stored_mean, stored_std: (*batch, N, z), of the components.
+        log_weight: (*batch, P, N), normalised.
+
+    Returns:
+        (*batch, P).
+    """
+    precision = stored_std.square().reciprocal()
+    ours = torch.cat([std.square() + mean.square(), mean], -1)
+    theirs = torch.cat([precision, -2 * stored_mean * precision], -1)
+    constant = (stored_mean.square() * precision + 2 * stored_std.log()).sum(-1).unsqueeze(-2)
+    kl = 0.5 * (ours @ theirs.mT + constant - mean.shape[-1]) - std.log().sum(-1, keepdim=True)
+    return -(log_weight - kl).logsumexp(-1)
 
 
 class LearnedViews(nn.Module):
@@ -93,17 +124,17 @@ class LearnedViews(nn.Module):
         self.combine = mlp([units + z_dim + place, units, 2 * z_dim], nn.SiLU)
 
     def forward(self, neighbours: Neighbours, position: Tensor, delta: float) -> ViewPrior:
-        near = mixture_prior(neighbours, self.z_dim, delta)
-        weight = near.log_weight.exp().unsqueeze(-1)
+        stored = neighbours.value[..., : 2 * self.z_dim]
+        weight = neighbours.log_weights(delta).exp().unsqueeze(-1)
         offset = neighbours.position - position.unsqueeze(-2)
         if position.shape[-1] == 3:
             offset = _with_heading(rotate(offset, -position[..., 2].unsqueeze(-1)))
-        h = (weight * self.phi(torch.cat([near.mean, near.std, offset], -1))).sum(-2)
-        blend = (weight * near.mean).sum(-2)
+        h = (weight * self.phi(torch.cat([stored, offset], -1))).sum(-2)
+        blend = (weight * stored[..., : self.z_dim]).sum(-2)
         change, spread = self.combine(torch.cat([h, blend, _with_heading(position)], -1)).chunk(2, -1)
         found = neighbours.found.any(-1, keepdim=True)
         mean = torch.where(found, blend + change, 0.0)
-        std = torch.where(found, nn.functional.softplus(spread) + MIN_STD, 1.0)
+        std = torch.where(found, functional.softplus(spread) + MIN_STD, 1.0)
         return ViewPrior(torch.zeros_like(mean[..., :1]), mean.unsqueeze(-2), std.unsqueeze(-2))
 
 

@@ -62,13 +62,14 @@ class Neighbours(State):
     square_distance: Tensor = event(1)  # (*batch, K), differentiable; 1 where nothing was found
     found: Tensor = event(1)  # (*batch, K) bool
 
-    def log_weights(self, delta: float) -> Tensor:
+    def log_weights(self, delta: float, novelty: float | None = None) -> Tensor:
         """log of w_k ~ 1 / (d_k^2 + delta), normalised over K: (*batch, K).
 
         Where nothing was found, a weight is exp(-1e4) = 0; if a query found nothing at all, its weights are equal.
+        With `novelty` there is one more, (*batch, K + 1): that of an entry at this squared distance from every query.
+        Infinitely far, it weighs nothing beside any entry that was found.
         """
-        logits = -(self.square_distance + delta).log()
-        return torch.where(self.found, logits, -1e4).log_softmax(-1)
+        return _log_weights(self.square_distance, self.found, delta, novelty)
 
 
 @dataclass(frozen=True)
@@ -264,12 +265,8 @@ class SpatialMemory(State):
             raise ValueError(f"memory.nearest needs k of at least 1, found {k}")
         if self.capacity == 0:
             return self._with_capacity(1).nearest(query, k, embed=embed)
-        shared = self._shared_axes()
-        lead = self.batch_shape[: len(self.batch_shape) - shared]
-        position, value = (leaf[(slice(None),) * len(lead) + (0,) * shared] for leaf in (self.position, self.value))
-        count = math.prod(self.batch_shape[len(lead) :])
-        start, stop = self.start.reshape(*lead, count), self.stop.reshape(*lead, count)
-        queries = query.reshape(*lead, count, query.shape[-1])
+        lead, position, value, start, stop, queries = self._unshared(query)
+        count = queries.shape[-2]
         keys, targets = (position, queries) if embed is None else (embed(position), embed(queries))
         if k is None:
             slots = torch.arange(self.capacity, device=start.device).expand(*lead, count, -1)
@@ -287,6 +284,33 @@ class SpatialMemory(State):
             square_distance=torch.where(found, square, 1.0).reshape(shape),
             found=found.reshape(shape),
         )
+
+    def log_weights(
+        self, query: Tensor, k: int | None, delta: float, novelty: float | None = None, *, embed: Embed | None = None
+    ) -> Tensor:
+        """`Neighbours.log_weights` of what `nearest` would find, but for every slot of the buffer (*batch, capacity).
+
+        For small memories that are read by many queries at once, as in training: no entry is copied for each query
+        that reads it. With `novelty` there is one more weight, as there.
+        """
+        _, position, _, start, stop, queries = self._unshared(query)
+        keys, targets = (position, queries) if embed is None else (embed(position), embed(queries))
+        square = _square_distances(targets, keys)
+        slots = torch.arange(self.capacity, device=start.device)
+        found = (slots >= start.unsqueeze(-1)) & (slots < stop.unsqueeze(-1))
+        if k is not None and k < self.capacity:
+            nearest = square.detach().masked_fill(~found, torch.inf).topk(k, largest=False).indices
+            found = found & torch.zeros_like(found).scatter(-1, nearest, True)
+        return _log_weights(square, found, delta, novelty).reshape(*self.batch_shape, -1)
+
+    def _unshared(self, query: Tensor) -> tuple[torch.Size, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """The batch axes with buffers of their own; position, value (*lead, C, .); start, stop, query (*lead, P, .)."""
+        shared = self._shared_axes()
+        lead = self.batch_shape[: len(self.batch_shape) - shared]
+        position, value = (leaf[(slice(None),) * len(lead) + (0,) * shared] for leaf in (self.position, self.value))
+        count = math.prod(self.batch_shape[len(lead) :])
+        start, stop = self.start.reshape(*lead, count), self.stop.reshape(*lead, count)
+        return lead, position, value, start, stop, query.reshape(*lead, count, query.shape[-1])
 
     def _shared_axes(self) -> int:
         """How many of the last batch axes share one buffer."""
@@ -340,12 +364,24 @@ def brute_force(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int
 
     Each query sees the slots from its `start` to its `stop` (*lead, P, 1); beyond those the result is rubbish.
     """
-    square = sum(
-        (query[..., i].unsqueeze(-1) - keys[..., i].unsqueeze(-2)).square() for i in range(keys.shape[-1])
-    )  # exact: no cancellation as in |q|^2 - 2 q k + |k|^2
+    square = _square_distances(query, keys)
     slots = torch.arange(keys.shape[-2], device=keys.device)
     square = square.masked_fill((slots < start) | (slots >= stop), torch.inf)
     return square.topk(k, largest=False).indices
+
+
+def _log_weights(square: Tensor, found: Tensor, delta: float, novelty: float | None) -> Tensor:
+    """See `Neighbours.log_weights`."""
+    logits = torch.where(found, -(square + delta).log(), -1e4)
+    if novelty is not None:
+        beyond = max(-9e3, -math.log(novelty + delta))
+        logits = torch.cat([logits, logits.new_full((*logits.shape[:-1], 1), beyond)], -1)
+    return logits.log_softmax(-1)
+
+
+def _square_distances(query: Tensor, keys: Tensor) -> Tensor:
+    """(*lead, P, C) of queries (*lead, P, e) and keys (*lead, C, e); no cancellation as in |q|^2 - 2 q k + |k|^2."""
+    return sum((query[..., i].unsqueeze(-1) - keys[..., i].unsqueeze(-2)).square() for i in range(keys.shape[-1]))
 
 
 def _take(leaf: Tensor, slots: Tensor) -> Tensor:
