@@ -19,7 +19,7 @@ def rungs(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "MODELS", {name: replace(model, **SMALL) for name, model in ladder.MODELS.items()})
     return ladder.Args(
         seeds=(0, 1), restarts=2, trial=0.5, episodes=16, out=tmp_path / "run", json=tmp_path / "result.json",
-        training=TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3),
+        training=TrainingConfig(epochs=4, batch_size=8, learning_rate=1e-3),
     )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_the_ladder_measures_every_key_and_finishes_the_better_start(rungs):
         choice = json.loads((folder / "chosen.json").read_text())
         assert choice["bounds"][choice["start"]] == max(choice["bounds"])
         lengths = [len(read_history(folder / f"start-{k}")) for k in range(2)]
-        assert lengths[choice["start"]] == 2 and sum(lengths) == 3
+        assert lengths[choice["start"]] == 4 and sum(lengths) == 6
     before = rungs.json.read_text()
     ladder.main(replace(rungs, stages=("train",)))
     assert json.loads(rungs.json.read_text())["metrics"] == json.loads(before)["metrics"]
@@ -48,12 +48,13 @@ def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch)
     monkeypatch.setattr(navigation, "DATA", data)
     args = navigation.Args(
         seeds=(0,), restarts=1, out=tmp_path / "run", json=tmp_path / "result.json",
-        model=GTMSMConfig(**SMALL, memorise=12, predict=4, first_memorise=6, first_predict=4),
+        baseline_epochs=1, model=GTMSMConfig(**SMALL, memorise=12, predict=4, first_memorise=6, first_predict=4),
         training=TrainingConfig(epochs=2, batch_size=4, learning_rate=1e-3),
     )  # fmt: skip
     navigation.main(args)
     result = json.loads(args.json.read_text())
     expected = {"recall/6", "recall/20", "coverage/6", "coverage/20", "r2", "psnr", "psnr/vae", "psnr/oracle"}
+    expected |= {"psnr/no-memory/gru", "psnr/no-memory/vae-rnn"}
     assert expected | {"psnr/first32", "psnr/last32", "psnr/last32/1000"} <= set(result["metrics"])
     assert result["config"]["split"] == "test"
     navigation.main(replace(args, validate=True, stages=("evaluate",)))

@@ -106,6 +106,27 @@ def recalled(
     return Recalled(errors=errors, **joined)
 
 
+def without_memory(
+    model: Any, windows: Any, places: Callable[[np.ndarray], np.ndarray], observed: int, horizon: int, chunk: int = 32
+) -> float:
+    """PSNR of the steps that `recalled` scores, predicted by any other model that has seen the frames before them."""
+    import torch
+    from reverie.world_models import Batch
+
+    device, errors = next(model.parameters()).device, []
+    for start in range(0, len(windows), chunk):
+        arrays = windows[np.arange(start, min(start + chunk, len(windows)))]
+        truth = places(arrays["states"])[:, : observed + horizon]
+        batch = Batch.from_numpy(arrays, model.spaces, device).map(lambda leaf: leaf[:, : observed + horizon])
+        with torch.no_grad():
+            seen = model.observe(batch.frames[:, :observed], batch.actions[:, :observed], sample=False)
+            ahead = model.imagine(seen.index(-1), batch.actions[:, observed:], sample=False)
+            error = (model.decode(ahead).mean - batch.frames[:, observed:]).square().flatten(2).mean(-1)
+        known = (truth[:, observed:, None] == truth[:, None, :observed]).all(-1).any(-1)
+        errors.append(error.cpu().numpy()[known])
+    return decibels(np.concatenate(errors))
+
+
 _ARRAYS = ("scored", "right", "positions", "truth")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,8 @@ def train_best(
 ) -> Path:
     """Train `restarts` models for a share `trial` of training, finish the best, and return its folder.
 
-    The best is the one whose bound on its training windows is highest at the end of the trial; no truth is looked at.
+    The starts differ in the model's `start` alone. The best is the one whose bound on its training windows is highest
+    at the end of the trial; no truth is looked at.
     What was begun is finished, and a finished run is left as it is. `folder/chosen.json` tells bounds and choice.
 
     Raises:
@@ -41,10 +41,9 @@ def train_best(
     trial_epochs = max(1, round(trial * training.epochs))
 
     def go_on(k: int, stop: int | None) -> Path:
-        settings = replace(training, seed=1000 * training.seed + k)
         return train_run(
-            folder / f"start-{k}", name, config, data, settings, spaces, validation=validation, extra=extra,
-            resume=resume, label=f"{label}, start {k}", stop_after=stop,
+            folder / f"start-{k}", name, {**config, "start": k}, data, training, spaces, validation=validation,
+            extra=extra, resume=resume, label=f"{label}, start {k}", stop_after=stop,
         )  # fmt: skip
 
     def bound(start: Path) -> float | None:
