@@ -15,6 +15,7 @@ from reverie.world_models.capabilities import (
     PredictsReward,
     Proposes,
     RemembersPlaces,
+    TracksObjects,
 )
 from world_model_contract import (
     CASES,
@@ -183,6 +184,14 @@ def test_capabilities_have_their_shapes(case, model, shape):
         wide = model.placed(now.expand(3), model.position(now).unsqueeze(-2).expand(*shape, 3, -1))
         again = model.position(model.travel(wide, ahead.unsqueeze(-3).expand(*shape, 3, -1, -1)))
         torch.testing.assert_close(again[..., 0, :, :], again[..., 2, :, :])
+    if isinstance(model, TracksObjects):
+        found = model.objects(states)
+        slots = found.presence.shape
+        assert slots == (*shape, T, slots[-1]) and found.presence.dtype == torch.bool
+        assert found.ids.shape == found.visibility.shape == slots and found.boxes.shape == (*slots, 4)
+        assert bool(((found.visibility >= 0) & (found.visibility <= 1)).all())
+        assert torch.equal(found.ids >= 0, found.presence)
+        assert not bool(found.boxes[~found.presence].any()) and not bool(found.visibility[~found.presence].any())
     if isinstance(model, Proposes):
         predicted = model.initial_state(shape, generator=seeded())
         context = model.encode_context(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first)

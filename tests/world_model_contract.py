@@ -12,6 +12,7 @@ import torch
 from reverie.world_models import (
     MODELS,
     AERNNConfig,
+    APDRConfig,
     Batch,
     CodeRNNConfig,
     DMMConfig,
@@ -44,6 +45,11 @@ SRNN = {"d_dim": 3, "summary_units": 4}
 GTM = {"z_dim": 4, "hidden": (6,), "neighbours": 2, "prior_units": 5, "position_std": 0.1}
 GTM |= {"memorise": 2, "predict": 1, "first_memorise": 2, "first_predict": 2, "pieces": "anywhere", "spare": 0}
 TURNING = GTM | {"position_dim": 3}
+
+OBJECTS = {"num_slots": 3, "what_dim": 2, "units": 5, "glimpse_size": 3, "glimpse_hidden": (6,), "channels": (4, 5)}
+OBJECTS |= {"ratio": 0.7, "frame_std": 1.0, "first_steps": 1, "num_particles": 2}
+OBJECTS |= {"smallest": 0.5, "first_window": 1.5, "largest": 3.0}  # in the frame also when they drift
+SQAIR = {"discovery_prior": "learned", "propagate_around": "last", "appearance": "gated", "glimpse_mask": True}
 
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     "gtm-sm": {
@@ -97,6 +103,17 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     "ae-rnn": {"mlp": (AERNNConfig(**FRAMES, code_dim=2, h_dim=3), VECTORS)},
     "gru": {"mlp": (GRUConfig(**FRAMES, h_dim=3), VECTORS)},
     "rssm": {"mlp": (RSSMConfig(**SEQUENTIAL, h_dim=3), IMAGES)},
+    "apdr": {
+        "iwae": (APDRConfig(**OBJECTS), IMAGES),
+        "elbo-add-black": (
+            APDRConfig(
+                **OBJECTS | {"num_slots": 1, "ratio": 4.0}, objective="elbo", rendering="add", background="black"
+            ),
+            CONV_IMAGES,
+        ),
+        "sqair": (APDRConfig(**OBJECTS, **SQAIR), CONV_IMAGES),
+        "concrete": (APDRConfig(**OBJECTS | {"num_particles": 1}, presence="concrete"), IMAGES),
+    },
     "own": {
         "vectors": (own_world_model.OwnConfig(), VECTORS),
         "images": (own_world_model.OwnConfig(z_dim=4), IMAGES),

@@ -17,6 +17,8 @@ from .gru import GRU, GRUConfig
 from .gtm_sm import GTMSM, GTMSMConfig
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
+from .objects.apdr import APDR
+from .objects.config import APDRConfig
 from .rssm import RSSM, RSSMConfig
 from .srnn import SRNN, SRNNConfig
 from .state import State
@@ -57,9 +59,11 @@ register("vae", VAE)
 register("code-rnn", CodeRNN)
 register("ae-rnn", AERNN)
 register("gru", GRU)
+register("apdr", APDR)
 
 __all__ = [
     "AERNN",
+    "APDR",
     "DMM",
     "DVBF",
     "GRU",
@@ -74,6 +78,7 @@ __all__ = [
     "VAERNN",
     "VRNN",
     "AERNNConfig",
+    "APDRConfig",
     "Batch",
     "CodeRNN",
     "CodeRNNConfig",

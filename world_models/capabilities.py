@@ -124,6 +124,33 @@ class RemembersPlaces(Protocol):
 
 
 @dataclass(frozen=True)
+class Objects:
+    """What a frame is made of, in slots whose order means nothing.
+
+    Attributes:
+        presence: (*batch, N) bool: which slots hold an object.
+        boxes: (*batch, N, 4) left, top, right and bottom in pixels of the frame, y down, also where an object is hidden
+            or outside; zero without one.
+        ids: (*batch, N) int64, a number that an object keeps from frame to frame and no other of its sequence has; -1
+            without one.
+        visibility: (*batch, N) in [0, 1]: share of the object that shows, neither hidden nor outside.
+    """
+
+    presence: Tensor
+    boxes: Tensor
+    ids: Tensor
+    visibility: Tensor
+
+
+@runtime_checkable
+class TracksObjects(Protocol):
+    """A belief about separate things, for counting and tracking."""
+
+    def objects(self, state: State) -> Objects:
+        """The objects of `state`."""
+
+
+@dataclass(frozen=True)
 class Proposal:
     """One weighted proposal step of a particle bound.
 

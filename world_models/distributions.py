@@ -65,3 +65,15 @@ def bernoulli_frames(logits: Tensor, event_rank: int) -> Distribution:
 def gaussian_frames(mean: Tensor, std: Tensor, event_rank: int) -> Distribution:
     """Independent Gaussian pixels."""
     return Independent(Normal(mean, std.expand_as(mean), validate_args=False), event_rank, validate_args=False)
+
+
+def drawn_beside(
+    noise: Tensor, mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor
+) -> tuple[Tensor, Tensor]:
+    """z = mean + std * noise, and log p(z) - log q(z) summed over the last axis, of diagonal Gaussians q and p.
+
+    The ratio is exactly zero where q is p, whatever the noise.
+    """
+    standard = noise * (std / prior_std) + (mean - prior_mean) / prior_std  # z in units of the prior
+    log_ratio = 0.5 * (noise.square() - standard.square()) + std.log() - prior_std.log()
+    return mean + std * noise, log_ratio.sum(-1)

@@ -147,8 +147,22 @@ def _centres(length: int, like: Tensor) -> Tensor:
 
 
 def _interpolated(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """rows (*batch, h, H) @ images (*batch, C, H, W) @ columns (*batch, w, W) transposed."""
-    return rows.unsqueeze(-3) @ images @ columns.unsqueeze(-3).transpose(-1, -2)
+    """rows (*batch, h, H) @ images (*batch, C, H, W) @ columns (*batch, w, W) transposed, (*batch, C, h, w).
+
+    All windows that look at one image are rows of one product with it; the image is not copied for each.
+    """
+    lead = torch.broadcast_shapes(images.shape[:-3], rows.shape[:-2])
+    channels, height, width = images.shape[-3:]
+    own = (1,) * (len(lead) + 3 - images.ndim) + images.shape[:-3]  # the images' leading axes
+    shared = 0  # how many of the last leading axes see one image
+    while shared < len(lead) and own[len(lead) - 1 - shared] == 1:
+        shared += 1
+    images = images.reshape(*own[: len(lead) - shared], channels, height, width).movedim(-3, -2).flatten(-2)
+    rows = rows.expand(*lead, *rows.shape[-2:])
+    stacked = rows.flatten(len(lead) - shared, -2) if shared else rows
+    halves = (stacked @ images).reshape(*lead, rows.shape[-2] * channels, width)
+    done = halves @ columns.transpose(-1, -2)
+    return done.unflatten(-2, (rows.shape[-2], channels)).movedim(-2, -3)
 
 
 def _check(images: Tensor, windows: Tensor, name: str) -> None:

@@ -33,7 +33,7 @@ from torch.nn import functional
 from ..base import Loss, WorldModel, check_batch, check_sequence
 from ..batch import Batch, Spaces
 from ..capabilities import Proposal
-from ..distributions import draw, normal_like
+from ..distributions import draw, drawn_beside, normal_like
 from ..networks import PredictionHeads, apply_flat
 from ..state import State, event
 from .backward import informed
@@ -291,10 +291,8 @@ class SequentialModel(WorldModel):
         """z_t ~ q, weight p(x_t | z_t, h_t) p(z_t | ...) / q(z_t | ...); without a context, from the frame alone."""
         glimpse = self._glimpse(frame, mask) if context_t is None else context_t
         state, noise = self._close(predicted, glimpse, mask, True, generator)
-        # z in units of the prior; exactly the noise where the posterior is the prior
-        standard = noise * (state.std / state.prior_std) + (state.mean - state.prior_mean) / state.prior_std
-        log_ratio = 0.5 * (noise.square() - standard.square()) + state.std.log() - state.prior_std.log()
-        return Proposal(state, log_ratio.sum(-1) + self._log_likelihood(state, frame, mask))
+        _, log_ratio = drawn_beside(noise, state.mean, state.std, state.prior_mean, state.prior_std)
+        return Proposal(state, log_ratio + self._log_likelihood(state, frame, mask))
 
     def _log_likelihood(self, state: LatentState, frames: Tensor, seen: Tensor | None) -> Tensor:
         log_likelihood = self.decode(state).log_prob(self._hide(frames, seen))

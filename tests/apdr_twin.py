@@ -1,0 +1,149 @@
+"""A slow, obvious twin of APDR's densities: one sequence, one path of discrete choices, one object at a time.
+
+A path says for each step which of the objects stay (in the order of their births) and how many are new. Continuous
+variables are at their posterior's means. The twin reads the model's networks, and nothing of its bookkeeping.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import torch
+from reverie.world_models.objects.attention import read, where_of, windows_of
+from reverie.world_models.objects.steps import Drawn
+from torch.distributions import Bernoulli, Normal
+from torch.nn.functional import softplus
+
+
+@dataclass
+class Thing:
+    number: int
+    what: torch.Tensor
+    where: torch.Tensor
+    last_what: torch.Tensor
+    last_where: torch.Tensor
+    memory: torch.Tensor
+
+
+def std_of(raw, start):
+    return softplus(raw + math.log(math.exp(start) - 1)) + 0.01
+
+
+def moved_by(shift, sides):
+    return torch.cat([shift[:2], sides * shift[2:].tanh()])
+
+
+def window(config, where):
+    return windows_of(where, config.smallest, config.largest)
+
+
+def paths(num_slots, steps):
+    """Every path of choices."""
+
+    def grow(count, left):
+        if left == 0:
+            yield ()
+            return
+        for stays in itertools.product((False, True), repeat=count):
+            for new in range(num_slots - sum(stays) + 1):
+                for rest in grow(sum(stays) + new, left - 1):
+                    yield ((stays, new), *rest)
+
+    return list(grow(0, steps))
+
+
+def trace(path):
+    """The numbers of the objects that are there after each step."""
+    there, born, found = [], 0, []
+    for stays, new in path:
+        there = [number for number, stay in zip(there, stays, strict=True) if stay]
+        there = there + list(range(born, born + new))
+        born += new
+        found.append(tuple(there))
+    return tuple(found)
+
+
+def weigh(model, frames, actions, path):
+    """log q of the discrete choices, and the log-weight, of one path; frames (T, C, H, W), actions (T, A)."""
+    config, size = model.config, model.config.glimpse_size
+    d, n_slots = config.what_dim, config.num_slots
+    things, born, context = [], 0, model.first_context
+    log_q_discrete, log_weight = torch.zeros(()).double(), torch.zeros(()).double()
+    for frame, action, (stays, new) in zip(frames, actions, path, strict=True):
+        kept, hidden, before = [], model.propagation.start(context), torch.zeros(5).double()
+        for thing, stay in zip(things, stays, strict=True):
+            moved = thing.where - thing.last_where
+            memory = model.transition.cell(torch.cat([thing.what, thing.where, moved, action]), thing.memory)
+            out = model.transition.head(memory)
+            p_stay = Bernoulli(logits=out[0])
+            p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[5 + d : 5 + 2 * d], 0.2))
+            mean = thing.where + model.transition.inertia * moved + out[1 + d : 5 + d]
+            mean = torch.cat([mean[:2], mean[2:].clamp(-1.5, 1.5)])
+            p_where = Normal(mean, std_of(out[5 + 2 * d :], 0.1))
+
+            expected = window(config, p_where.mean)
+            wide = torch.cat([config.margin * expected[:2], expected[2:]])
+            look = model.encoder(read(frame, wide, size))
+            hidden = model.propagation.cell(torch.cat([look, thing.what, before]), hidden)
+            out = model.propagation.head(hidden)
+            q_stay = Bernoulli(logits=p_stay.logits + out[0])
+            q_where = Normal(p_where.mean + moved_by(out[1:5], expected[:2]), std_of(out[5:], 0.05))
+            where, answer = q_where.mean, torch.tensor(float(stay)).double()
+            log_q_discrete = log_q_discrete + q_stay.log_prob(answer)
+            log_weight = log_weight + p_stay.log_prob(answer) - q_stay.log_prob(answer)
+            before = torch.cat([where - p_where.mean, torch.ones(1).double()]) * answer
+            if stay:
+                look = model.encoder(read(frame, window(config, where), size))
+                out = model.propagation.what_head(torch.cat([hidden, look, p_what.mean, thing.what]))
+                q_what = Normal(p_what.mean + out[:d], std_of(out[d:], 0.2))
+                what = q_what.mean
+                for p, q, z in ((p_what, q_what, what), (p_where, q_where, where)):
+                    log_weight = log_weight + (p.log_prob(z) - q.log_prob(z)).sum()
+                kept.append(Thing(thing.number, what, where, thing.what, thing.where, memory))
+
+        room = n_slots - len(kept)
+        theta = config.ratio
+        log_weight = log_weight + math.log(theta**new / sum(theta**n for n in range(room + 1)))
+        presence, wheres = torch.zeros(n_slots).double(), torch.zeros(n_slots, 4).double()
+        for slot, thing in enumerate(kept):
+            presence[slot], wheres[slot] = 1.0, thing.where
+        zero = torch.zeros(()).double()
+        drawn = Drawn(presence, torch.zeros(n_slots, d).double(), wheres, zero, zero, zero, zero, hidden)
+        maps = model.discovery.glance(frame, model.renderer.background)
+        places, facts = model.discovery._places(drawn, maps)
+        hidden, before = model.discovery.start(hidden), torch.zeros(5).double()
+        for i in range(min(new + 1, room)):
+            first = torch.cat([torch.full((2,), config.first_window, dtype=torch.float64), places[i]])
+            look = model.encoder(read(frame, first, size))
+            hidden = model.discovery.cell(torch.cat([look, facts[i], before]), hidden)
+            out = model.discovery.head(hidden)
+            q_more, answer = Bernoulli(logits=out[0]), torch.tensor(float(i < new)).double()
+            log_q_discrete = log_q_discrete + q_more.log_prob(answer)
+            log_weight = log_weight - q_more.log_prob(answer)
+            if i == new:
+                break
+            around = where_of(first, config.smallest, config.largest)
+            q_where = Normal(around + moved_by(out[1:5], first[:2]), std_of(out[5:], 0.1))
+            where = q_where.mean
+            look = model.encoder(read(frame, window(config, where), size))
+            out = model.discovery.what_head(torch.cat([hidden, look]))
+            q_what = Normal(out[:d], std_of(out[d:], 0.5))
+            what = q_what.mean
+            p_where = Normal(model.discovery_prior.where_mean, std_of(model.discovery_prior.where_raw_std, 0.7))
+            for p, q, z in ((Normal(zero, 1.0), q_what, what), (p_where, q_where, where)):
+                log_weight = log_weight + (p.log_prob(z) - q.log_prob(z)).sum()
+            before = torch.cat([where, torch.ones(1).double()])
+            kept.append(Thing(born + i, what, where, what, where, model.transition.first_memory))
+        born += new
+        things = kept
+
+        if things:
+            stacked = [torch.stack([getattr(thing, name) for thing in things]) for name in ("what", "where")]
+            picture = model.renderer(torch.ones(len(things)).double(), *stacked)
+            summary = model.embedding(torch.cat(stacked, -1)).tanh().sum(0)
+        else:
+            picture = Normal(model.renderer.background, config.frame_std)
+            summary = torch.zeros(config.units).double()
+        log_weight = log_weight + picture.log_prob(frame).sum()
+        context = model.context_cell(summary, context)
+    return log_q_discrete, log_weight

@@ -1,0 +1,237 @@
+"""APDR beside the enumeration of its discrete choices; permuted slots; identities; what bad input does."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import apdr_twin as twin
+import pytest
+import torch
+from reverie.world_models import APDR, APDRConfig, Batch, Spaces
+from reverie.world_models.objects import apdr as apdr_module
+from reverie.world_models.objects import presence
+from test_bounds import mean_and_error
+from world_model_contract import assert_states_close, seeded
+
+SPACES = Spaces((2, 9, 8), 1)
+SMALL = APDRConfig(
+    num_slots=2, what_dim=2, units=4, glimpse_size=4, glimpse_hidden=(5,), channels=(3,), frame_std=1.5, ratio=0.6,
+    num_particles=2, first_steps=2,
+)  # fmt: skip
+
+
+def make_model(config=SMALL, spaces=SPACES, scale=0.3):
+    torch.manual_seed(0)
+    model = APDR(config, spaces).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn_like(parameter))
+        model.transition.head[-1].bias[0] -= 2.5  # objects do vanish
+    return model
+
+
+def make_batch(*shape, steps=2, spaces=SPACES, seed=3):
+    frames = torch.rand(steps, *spaces.frame_shape, generator=seeded(seed), dtype=torch.float64)
+    actions = torch.rand(steps, spaces.action_dim, generator=seeded(seed + 1), dtype=torch.float64)
+    yes, first = torch.ones(steps, dtype=torch.bool), torch.arange(steps) == 0
+    batch = Batch(frames, actions, frames[:, 0, 0, 0], ~yes, first, yes, yes)
+    return batch.map(lambda leaf: leaf.expand(*shape, *leaf.shape))
+
+
+@pytest.fixture
+def without_noise(monkeypatch):
+    """Continuous variables at their means, so that only the choices are random."""
+    monkeypatch.setattr(apdr_module, "normal_like", lambda tensor, generator=None: torch.zeros_like(tensor))
+
+
+def enumerated(model, batch):
+    """Numbers, log q and log-weight of every path, from the model itself: all yes and no at once, as a batch."""
+    steps, slots = batch.rewards.shape[-1], model.config.num_slots
+    asked = 2 * slots * steps
+    bits = torch.arange(2**asked)[:, None] >> torch.arange(asked) & 1
+    answers = iter(torch.where(bits.bool(), 1 - 1e-12, 1e-12).double().unbind(-1))
+    rows = (len(bits),)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(presence, "uniform_like", lambda tensor, generator=None: next(answers))
+        ids, log_q, log_weight = propose(model, batch, rows)
+    first = {}
+    for row, numbers in enumerate(ids.tolist()):
+        first.setdefault(tuple(tuple(n for n in step if n >= 0) for step in numbers), row)
+    chosen = list(first.values())
+    return list(first), log_q[chosen], log_weight[chosen]
+
+
+def propose(model, batch, rows, generator=None):
+    """Numbers (*rows, T, N) of the objects in proposals for one sequence, and log q and log-weights (*rows)."""
+    state, log_q, log_weight, ids = None, 0.0, 0.0, []
+    for t, frame in enumerate(batch.frames):
+        predicted = model.initial_state(rows) if t == 0 else model.predict(state, batch.actions[t].expand(*rows, -1))
+        found = model.propose(predicted, frame.expand(*rows, *frame.shape), None, generator=generator)
+        state, log_q, log_weight = found.state, log_q + found.log_q_discrete, log_weight + found.log_weight
+        ids.append(state.ids)
+    return torch.stack(ids, 1), log_q, log_weight
+
+
+def slopes_of(value, parameters):
+    """The gradient as one vector."""
+    found = torch.autograd.grad(value, parameters, allow_unused=True)
+    filled = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([g.flatten() for g in filled])
+
+
+def test_the_bound_is_the_enumeration(without_noise):
+    model, batch = make_model(), make_batch()
+    found, log_q, log_weight = enumerated(model, batch)
+    all_paths = twin.paths(2, 2)
+    assert sorted(map(twin.trace, all_paths)) == sorted(found)
+    bound = 0.0
+    for path in all_paths:
+        theirs = twin.weigh(model, batch.frames, batch.actions, path)
+        row = found.index(twin.trace(path))
+        torch.testing.assert_close((log_q[row], log_weight[row]), theirs, rtol=0.0, atol=1e-6)
+        bound = bound + theirs[0].exp() * theirs[1]
+    torch.testing.assert_close(log_q.exp().sum(), torch.ones(()).double(), rtol=0.0, atol=1e-9)
+    torch.testing.assert_close((log_q.exp() * log_weight).sum(), bound, rtol=0.0, atol=1e-6)
+    assert float(log_q.detach().exp().max()) < 0.6, "the choices must be open"
+
+
+def test_an_object_finds_its_own_prior_again(without_noise):
+    """Five steps with three slots: whoever mixes up objects when one vanishes gets other weights than the twin."""
+    model, batch = make_model(replace(SMALL, num_slots=3, ratio=0.9)), make_batch(steps=5)
+    ids, log_q, log_weight = propose(model, batch, (40,), seeded(1))
+    survived_another = 0
+    for row, numbers in enumerate(ids.tolist()):
+        path, before, born = [], (), 0
+        for step in numbers:
+            there = tuple(n for n in step if n >= 0)
+            assert there == tuple(sorted(there)) and len(set(there)) == len(there)
+            stays = tuple(n in there for n in before)
+            survived_another += any(not a and b for a, b in pairwise(stays))
+            path.append((stays, sum(n >= born for n in there)))
+            born += path[-1][1]
+            before = there
+        theirs = twin.weigh(model, batch.frames, batch.actions, path)
+        torch.testing.assert_close((log_q[row], log_weight[row]), theirs, rtol=0.0, atol=1e-6)
+    assert survived_another > 10
+
+
+@pytest.mark.parametrize("objective", ["iwae", "elbo"])
+def test_values_and_gradients_are_those_of_the_enumeration(objective, without_noise):
+    """Two particles: the expected objective over all pairs of paths, and its gradient, beside draws of `loss`."""
+    model, batch = make_model(replace(SMALL, objective=objective)), make_batch()
+    _, log_q, log_weight = enumerated(model, batch)
+    pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
+    if objective == "elbo":
+        pairs = 0.5 * (log_weight[:, None] + log_weight)
+    expected, parameters = ((log_q[:, None] + log_q).exp() * pairs).sum(), list(model.parameters())
+    exact = slopes_of(expected, parameters)
+    values, slopes = [], []
+    for k in range(40):
+        bound = -2 * model.loss(make_batch(200), generator=seeded(k)).total  # per sequence of two frames
+        values.append(bound.detach())
+        slopes.append(slopes_of(bound, parameters))
+    mean, error = mean_and_error(torch.stack(values))
+    assert abs(mean - expected) < 4 * error
+    directions = torch.randn(12, len(exact), generator=seeded(5), dtype=torch.float64)
+    directions = torch.cat([directions, exact[None]])
+    mean, error = mean_and_error(torch.stack(slopes) @ directions.T)
+    wanted = directions @ exact
+    assert bool(((mean - wanted).abs() < 4 * error).all()), ((mean - wanted) / error).tolist()
+    assert float(error[-1]) < 0.05 * float(wanted[-1]), "draws must tell the gradient from zero"
+
+
+def test_permuting_slots_changes_nothing():
+    model, batch = make_model(replace(SMALL, num_slots=3)), make_batch(30, steps=3)
+    state = model.observe(batch.frames, batch.actions, generator=seeded()).index(-1)
+    assert len(set(state.present.sum(-1).tolist())) > 2
+    order = torch.tensor([2, 0, 1])
+    permuted = replace(state, **{name: leaf[:, order] for name, leaf in state.objects().items()})
+    torch.testing.assert_close(model.decode(permuted).mean, model.decode(state).mean)
+    for sample in (False, True):
+        arguments = {"state": None, "sample": sample}
+        ours, theirs = (
+            model.observe(batch.frames, batch.actions, **arguments | {"state": item, "generator": seeded(1)})
+            for item in (state, permuted)
+        )
+        assert_states_close(ours, theirs, rtol=0.0, atol=0.0)
+    found, other = model.objects(state), model.objects(permuted)
+    for name in ("presence", "boxes", "ids", "visibility"):
+        torch.testing.assert_close(getattr(found, name)[:, order], getattr(other, name))
+
+
+def test_numbers_are_given_once():
+    """Nobody gets the number of somebody who has gone."""
+    model, batch = make_model(), make_batch(50, steps=8)
+    states = model.observe(batch.frames, batch.actions, generator=seeded())
+    for numbers in states.ids.tolist():
+        gone, last = set(), set()
+        for step in numbers:
+            there = {n for n in step if n >= 0}
+            assert not there & gone
+            gone |= last - there
+            last = there
+
+
+def test_training_on_pieces_is_training_on_shorter_windows():
+    model, batch = make_model(), make_batch(3, steps=4)
+    cut = batch.map(lambda leaf: leaf.unflatten(1, (2, 2)))
+    cut = replace(cut, is_first=cut.is_first | torch.tensor([True, False]))
+    config = model.config
+    assert [config.piece_steps(p, 4) for p in (0.0, 0.3, 0.5, 1.0)] == [2, 2, 2, 4]
+    model.config = replace(config, anneal=(0.0, 0.0))
+    loss, pieces = model.loss(batch, progress=0.0, generator=seeded()), model.loss(cut, generator=seeded())
+    torch.testing.assert_close(loss.elbo, pieces.elbo.flatten(1))
+    torch.testing.assert_close(loss.total, pieces.total)
+
+
+def test_schedules():
+    config = APDRConfig(first_ratio=1.0, ratio=1e-4, anneal=(0.2, 0.6), first_steps=2, grow=(0.5, 0.5))
+    for progress, theta in ((0.0, 1.0), (0.2, 1.0), (0.4, 1e-2), (0.6, 1e-4), (1.0, 1e-4)):
+        assert math.exp(config.log_ratio(progress)) == pytest.approx(theta)
+    assert [config.piece_steps(0.0, n) for n in (1, 2, 3, 7, 10)] == [1, 2, 1, 1, 2]
+    assert [config.piece_steps(0.5, n) for n in (1, 2, 3, 7, 10)] == [1, 2, 3, 7, 10]
+
+
+def discs(count, radius, size=16):
+    """(1, size, size) a row of `count` discs."""
+    y, x = torch.meshgrid(*[torch.arange(size).double() + 0.5] * 2, indexing="ij")
+    picture = torch.zeros(size, size).double()
+    for k in range(count):
+        centre = (k + 0.5) * size / count
+        picture = torch.maximum(picture, ((x - centre) ** 2 + (y - size / 2) ** 2 < radius**2).double())
+    return picture[None]
+
+
+@pytest.mark.parametrize("presence", ["discrete", "concrete"])
+@pytest.mark.parametrize(("count", "radius", "steps"), [(5, 1.5, 4), (0, 1.0, 4), (1, 9.0, 4), (1, 3.0, 1)])
+def test_bad_input_is_bounded_and_finite(presence, count, radius, steps):
+    """More discs than slots, none, one larger than any window, a single frame: the count stays within the slots."""
+    model = make_model(replace(SMALL, presence=presence, frame_std=0.05), Spaces((1, 16, 16), 1)).float()
+    batch = make_batch(2, steps=steps, spaces=model.spaces).to(torch.float32)
+    batch = replace(batch, frames=discs(count, radius).float().expand(2, steps, 1, 16, 16))
+    loss = model.loss(batch, progress=0.0, generator=seeded())
+    loss.total.backward()
+    assert bool(torch.isfinite(loss.total) and torch.isfinite(loss.elbo).all())
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None)
+    states = model.observe(batch.frames, batch.actions, generator=seeded())
+    found = model.objects(states)
+    assert int(found.presence.sum(-1).max()) <= 2
+    for leaf in (found.boxes, found.visibility, model.decode(states).mean):
+        assert bool(torch.isfinite(leaf).all())
+    assert bool(((found.visibility >= 0) & (found.visibility <= 1)).all())
+
+
+def test_mistakes_say_what_was_found():
+    with pytest.raises(ValueError, match=r"images \(C, H, W\), found frames of shape \(3,\)"):
+        APDR(SMALL, Spaces((3,), 1))
+    for wrong, message in (
+        ({"num_slots": 0}, "num_slots must be at least 1, found 0"),
+        ({"rendering": "under"}, r"rendering must be one of \('over', 'add'\), found 'under'"),
+        ({"ratio": 0.0}, "ratio must be positive, found 0.0"),
+        ({"grow": (0.5, 0.2)}, "two shares of training in order"),
+        ({"first_window": 0.9}, "smallest < first_window < largest"),
+        ({"margin": 0.5}, "margin must be at least 1"),
+        ({"num_particles": 1}, "at least 2 with discrete presence, found 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            replace(SMALL, **wrong)

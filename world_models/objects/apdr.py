@@ -1,0 +1,288 @@
+"""APDR: attend, propagate, discover, repeat; a video as objects that appear, move, persist and vanish.
+
+    p(x_{1:T}, z_{1:T} | u_{1:T}) = prod_t p(z_t^P | z_{<t}, u_{<=t}) p(z_t^D | z_t^P) p(x_t | z_t)
+    q(z_{1:T} | x_{1:T})          = prod_t q(z_t^P | z_{<t}, h_{t-1}^q, x_t) q(z_t^D | z_t^P, x_t)
+
+z_t^P are the objects of t - 1 that are still there (`propagation.py`), z_t^D the new ones (`discovery.py`), together at
+most N; an object is (presence, where, what). p(x_t | z_t) is a picture composed of their glimpses (`rendering.py`).
+Objects keep their numbers and their prior's recurrent states as long as they are present (`scene.py`); h_t^q is one
+recurrent state of the scene, of the sum of embeddings of its objects. This is Algorithm 1 of the AIR/APDR notes
+(Kosiorek 2018). The first step propagates nobody.
+
+    w_t^k = p(x_t, z_t^k | z_{<t}^k) / q(z_t^k | z_{<t}^k, x_t)
+    IWAE    E[ log 1/K sum_k prod_t w_t^k ]     discrete choices by VIMCO, continuous ones reparameterised
+    ELBO    E[ 1/K sum_k sum_t log w_t^k ]      discrete choices by the score function of what follows them, less the
+                                                other particles' mean
+    FIVO    by training on the bound fivo-K, with `presence="concrete"` the choices relaxed and their paths' gradients
+
+What is ours. The notes print the likelihood's frame among the prior's arguments (eq. 33), which would count it twice;
+the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself.
+Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
+Windows are cut into pieces that grow, and theta falls, in the course of training.
+
+Missing frames: posteriors are the priors, so every object moves on, may vanish, and others may appear.
+
+What is stated rather than raised. More objects than slots: the count stays at N and the rest of the frame is left to
+the pixels' noise. An object larger than the largest window: a part is explained by one, others by further objects, or
+not. Empty frames and single frames are frames like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from ..base import Loss, WorldModel, check_batch
+from ..batch import Batch, Spaces
+from ..capabilities import Objects, Proposal
+from ..distributions import normal_like
+from ..inference.discrete import vimco, with_gradient_of
+from ..state import State, event
+from .attention import GlimpseEncoder, boxes_of
+from .config import APDRConfig
+from .discovery import Discovery, DiscoveryPrior
+from .propagation import Propagation, Transition
+from .rendering import Renderer
+from .scene import NOBODY, Scene, ordered
+from .steps import Drawn, Noise, step_cell
+
+
+@dataclass(frozen=True)
+class Glance(State):
+    """What discovery's maps say of a frame, which does not depend on the particle: the context of particle bounds."""
+
+    maps: Tensor = event(3)  # (*batch, 2, G, G')
+
+
+class Taken(NamedTuple):
+    """A step: the scene after it, and log p - log q of its parts, (*batch) each."""
+
+    scene: Scene
+    terms: dict[str, Tensor]
+    log_q: Tensor
+
+
+class APDR(WorldModel):
+    """Attend, propagate, discover, repeat; see the module's header."""
+
+    Config: ClassVar = APDRConfig
+    config: APDRConfig
+
+    def __init__(self, config: APDRConfig, spaces: Spaces) -> None:
+        super().__init__(config, spaces)
+        if not spaces.has_images:
+            raise ValueError(f"APDR attends to places in images (C, H, W), found frames of shape {spaces.frame_shape}")
+        self.renderer = Renderer(config, spaces)
+        self.transition = Transition(config, spaces)
+        self.discovery_prior = DiscoveryPrior(config)
+        self.encoder = GlimpseEncoder(spaces.frame_shape[0], config.glimpse_size, config.glimpse_hidden)
+        self.propagation = Propagation(config, self.encoder)
+        self.discovery = Discovery(config, spaces, self.encoder)
+        self.embedding = nn.Linear(config.what_dim + 4, config.units)
+        self.context_cell = nn.GRUCell(config.units, config.units)
+        self.first_context = nn.Parameter(torch.zeros(config.units))
+
+    # ---- one step ----
+
+    def initial_state(self, batch_shape=(), *, sample=True, generator=None) -> Scene:
+        return Scene.empty(tuple(batch_shape), self.config.num_slots, self.config.what_dim, self.first_context)
+
+    def predict(self, state, action, *, sample=True, generator=None) -> Scene:
+        # Sorted here, so that slots that somebody permuted are visited in the order of births, too.
+        state = replace(state, **ordered(state.objects(), self.config.num_slots))
+        present = state.present
+        state = replace(state, presence=present.to(state.presence.dtype), ids=torch.where(present, state.ids, NOBODY))
+        return self.transition(state, action)
+
+    def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> Scene:
+        return self._take(state, frame, None, mask, sample, generator, self.config.log_ratio(1.0)).scene
+
+    def decode(self, state) -> Distribution:
+        return self.renderer(state.presence, state.what, state.place)
+
+    def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:
+        """z_t ~ q and its weight; with discrete presence the choices' log-probability, with a relaxed one none."""
+        maps = None if context_t is None else context_t.maps
+        taken = self._take(predicted, frame, maps, mask, True, generator, self.config.log_ratio(1.0))
+        log_weight = sum(taken.terms.values())
+        return Proposal(taken.scene, log_weight, taken.log_q if self.config.presence == "discrete" else 0.0)
+
+    def encode_context(self, frames, actions, mask, valid, is_first=None) -> Glance:
+        """Discovery's maps of every frame, leaves (*batch, T, ...); the posterior filters, so of each by itself."""
+        observed = mask if valid is None else valid if mask is None else mask & valid
+        return Glance(self.discovery.glance(_hidden(frames, observed), self.renderer.background))
+
+    def _take(
+        self,
+        predicted: Scene,
+        frame: Tensor | None,
+        maps: Tensor | None,
+        seen: Tensor | None,
+        sample: bool,
+        generator: torch.Generator | None,
+        log_theta: float,
+        *,
+        empty: bool = False,
+    ) -> Taken:
+        """Propagate, discover, and close the step.
+
+        `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate.
+        """
+        batch_shape, config = predicted.batch_shape, self.config
+        if frame is None:
+            frame = predicted.place.new_zeros(*self.spaces.frame_shape)
+            seen = torch.zeros(batch_shape, dtype=torch.bool, device=frame.device)
+        frame = _hidden(frame, seen)
+        if maps is None:
+            maps = self.discovery.glance(frame, self.renderer.background)
+        temperature = config.temperature if config.presence == "concrete" else None
+        asking = {"temperature": temperature, "sample": sample, "generator": generator}
+
+        def noise() -> Noise:
+            parts = (predicted.what, predicted.place)
+            return Noise(*(normal_like(p, generator) if sample else torch.zeros_like(p) for p in parts), asking)
+
+        if empty:
+            kept = self.propagation.nobody(predicted)
+        else:
+            kept = self.propagation(predicted, frame, seen, self.encoder, noise())
+        new = self.discovery(predicted, kept, self.discovery_prior, frame, maps, seen, self.encoder, noise(), log_theta)
+        scene = self._close(predicted, kept, new)
+        log_likelihood = self.decode(scene).log_prob(frame)
+        return Taken(
+            scene,
+            {
+                "reconstruction": log_likelihood if seen is None else torch.where(seen, log_likelihood, 0.0),
+                "presence": kept.log_presence + new.log_presence,
+                "where": kept.log_where + new.log_where,
+                "what": kept.log_what + new.log_what,
+            },
+            kept.log_q + new.log_q,
+        )
+
+    def _close(self, predicted: Scene, kept: Drawn, new: Drawn) -> Scene:
+        """The scene of the objects kept and new, in the order of their numbers."""
+        found = new.presence >= 0.5
+        numbers = predicted.born.unsqueeze(-1) + found.cumsum(-1) - 1
+        memory = self.transition.first_memory.expand_as(predicted.memory)
+        one = torch.ones_like
+        old = predicted.objects() | {"presence": kept.presence, "what": kept.what, "place": kept.where}
+        old["ids"] = torch.where(kept.presence >= 0.5, predicted.ids, NOBODY)
+        fresh = {
+            "presence": new.presence, "ids": torch.where(found, numbers, NOBODY), "what": new.what, "place": new.where,
+            "last_what": new.what, "last_place": new.where, "memory": memory,
+            "survival": torch.zeros_like(new.presence), "what_std": one(new.what), "place_std": one(new.where),
+        }  # fmt: skip
+        together = {name: torch.cat([leaf, fresh[name]], predicted.presence.ndim - 1) for name, leaf in old.items()}
+        objects = ordered(together, self.config.num_slots)
+        embedded = self.embedding(torch.cat([objects["what"], objects["place"]], -1)).tanh()
+        summary = (objects["presence"].unsqueeze(-1) * embedded).sum(-2)
+        return Scene(
+            **objects,
+            context=step_cell(self.context_cell, summary, predicted.context),
+            born=predicted.born + found.sum(-1),
+            steps=predicted.steps + 1,
+        )
+
+    # ---- training ----
+
+    def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
+        """Minus the bound that `config.objective` names, per observed frame; `elbo` is the particles' mean."""
+        check_batch(self.spaces, batch)
+        count = batch.observed.sum()
+        *lead, steps = batch.rewards.shape
+        axis, length = len(lead), self.config.piece_steps(progress, steps)
+        pieces = batch.map(lambda leaf: leaf.unflatten(axis, (steps // length, length)))
+        start = torch.arange(length, device=batch.is_first.device) == 0
+        pieces = replace(pieces, is_first=pieces.is_first | start)
+        terms, log_q, scalars = self._run(pieces, self.config.log_ratio(progress), generator)
+        log_weights = sum(terms.values())  # (*batch, n, L, K)
+        bound = self._bound(log_weights, log_q)
+        whole = {name: term.detach().mean(-1).flatten(-2) for name, term in terms.items()}
+        scalars["objective_per_frame"] = bound.detach().sum() / count
+        elbo = log_weights.mean(-1).flatten(-2)
+        return Loss(-bound.sum() / count, whole, elbo, scalars, (), count)
+
+    def _bound(self, log_weights: Tensor, log_q: Tensor) -> Tensor:
+        """The objective (*batch) of weights and choices (*batch, L, K), with its gradient."""
+        if self.config.objective == "iwae":
+            total = log_weights.sum(-2)
+            if self.config.presence == "discrete":
+                return vimco(total, log_q.sum(-2))
+            return total.logsumexp(-1) - math.log(total.shape[-1])
+        bound = log_weights.sum(-2).mean(-1)
+        if self.config.presence == "discrete":
+            following = log_weights.detach().flip(-2).cumsum(-2).flip(-2)
+            others = (following.sum(-1, keepdim=True) - following) / (following.shape[-1] - 1)
+            bound = bound + with_gradient_of(log_q, following - others).sum(-2).mean(-1)
+        return bound
+
+    def _run(
+        self, batch: Batch, log_theta: float, generator: torch.Generator | None
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
+        """Particles of windows (*batch, L): terms and log q (*batch, L, K), and what to log."""
+        *lead, steps = batch.rewards.shape
+        shape = (*lead, self.config.num_particles)
+        glances = self.encode_context(batch.frames, batch.actions, batch.mask, batch.valid).unbind()
+        all_seen, all_valid = bool(batch.observed.all()), bool(batch.valid.all())
+        firsts = batch.is_first.reshape(-1, steps)
+        restarts, all_restart = firsts.any(0).tolist(), firsts.all(0).tolist()
+        scene, history, choices, counts = None, [], [], []
+
+        def at(leaf: Tensor, t: int) -> Tensor:
+            """Step t of (*batch, L, ...), to broadcast over particles."""
+            return leaf.select(len(lead), t).unsqueeze(len(lead))
+
+        for t, glance in enumerate(glances):
+            fresh = self.initial_state(shape) if scene is None or restarts[t] else None
+            predicted, empty = fresh, scene is None or all_restart[t]
+            if not empty:
+                action = at(batch.actions, t).expand(*shape, -1)
+                predicted = self.predict(scene, action)
+                if fresh is not None:
+                    predicted = fresh.where(at(batch.is_first, t).expand(shape), predicted)
+            seen = None if all_seen else at(batch.observed, t).expand(shape)
+            maps = glance.maps.unsqueeze(len(lead))
+            taken = self._take(predicted, at(batch.frames, t), maps, seen, True, generator, log_theta, empty=empty)
+            terms, log_q, after = taken.terms, taken.log_q, taken.scene
+            if not all_valid:
+                valid = at(batch.valid, t).expand(shape)
+                terms = {name: torch.where(valid, term, 0.0) for name, term in terms.items()}
+                log_q = torch.where(valid, log_q, 0.0)
+                after = after if scene is None else after.where(valid, scene)
+            scene = after
+            history.append(terms)
+            choices.append(log_q)
+            counts.append(scene.present.sum(-1).float().mean())
+        stacked = {name: torch.stack([terms[name] for terms in history], -2) for name in history[0]}
+        return stacked, torch.stack(choices, -2), {"objects": torch.stack(counts).mean(), "theta": math.exp(log_theta)}
+
+    def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
+        generative = ("renderer", "transition", "discovery_prior")
+        parts: Mapping[str, list[nn.Parameter]] = {"generative": [], "proposal": []}
+        for name, parameter in self.named_parameters():
+            parts["generative" if name.split(".")[0] in generative else "proposal"].append(parameter)
+        return [{"name": name, "part": name, "params": params, "lr_factor": 1.0} for name, params in parts.items()]
+
+    # ---- capabilities ----
+
+    def objects(self, state: Scene) -> Objects:
+        """Who is where, and how much of them is to be seen."""
+        present = state.present
+        boxes = boxes_of(self.renderer.outlines(state.what, state.place), self.spaces.frame_shape[1:])
+        visibility = self.renderer.visibility(state.presence, state.what, state.place)
+        return Objects(
+            present, torch.where(present.unsqueeze(-1), boxes, 0.0), torch.where(present, state.ids, NOBODY),
+            torch.where(present, visibility, 0.0),
+        )  # fmt: skip
+
+
+def _hidden(frames: Tensor, seen: Tensor | None) -> Tensor:
+    """Zeros where a frame is not seen, so that not even NaN in it can matter; axes broadcast."""
+    return frames if seen is None else torch.where(seen[..., None, None, None], frames, 0.0)

@@ -1,0 +1,127 @@
+"""The hyper-parameters of APDR."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+_OPTIONS = {
+    "background": ("black", "image"),
+    "rendering": ("over", "add"),
+    "objective": ("iwae", "elbo"),
+    "presence": ("discrete", "concrete"),
+    "discovery_prior": ("geometric", "learned"),
+    "propagate_around": ("prior", "last"),
+    "appearance": ("residual", "gated"),
+}
+
+
+@dataclass(frozen=True)
+class APDRConfig:
+    """See `apdr.py` for what these are; the last four are what SQAIR (Kosiorek et al. 2018) does differently.
+
+    Raises:
+        ValueError: for a size below one, an option that does not exist, or numbers that contradict each other.
+    """
+
+    num_slots: int = 3
+    """N: the most objects at a time."""
+    what_dim: int = 12
+    """Length of an appearance."""
+    units: int = 64
+    """Of every recurrent state and hidden layer."""
+    glimpse_size: int = 12
+    """Pixels per side of a glimpse."""
+    glimpse_hidden: tuple[int, ...] = (96, 64)
+    """Layers of the glimpse encoder; the decoder has them in reverse."""
+    channels: tuple[int, ...] = (16, 16)
+    """Of the convolutions with which discovery looks at a frame; the first halves the resolution."""
+    smallest: float = 0.08
+    """Least side of a window, as a share of the frame's."""
+    largest: float = 0.5
+    """Largest side of a window. Of a larger object only a part can be explained at a time."""
+    first_window: float = 0.4
+    """Side of the window in which discovery takes its first look."""
+    margin: float = 1.6
+    """How much larger than the object expected the window is in which propagation takes its first look."""
+    frame_std: float = 0.15
+    """Standard deviation of a pixel."""
+    background: Literal["black", "image"] = "image"
+    """Nothing, or one picture that is learned."""
+    rendering: Literal["over", "add"] = "over"
+    """Objects hide each other (a depth is part of their appearance), or their light adds up (AIR, SQAIR)."""
+    first_ratio: float = 1.0
+    """theta of p(n) ~ theta^n at the beginning of training: 1 prefers no number of new objects."""
+    ratio: float = 0.02
+    """theta of the model: the smaller, the fewer objects."""
+    anneal: tuple[float, float] = (0.1, 0.5)
+    """Between these shares of training theta goes from one to the other, geometrically."""
+    objective: Literal["iwae", "elbo"] = "iwae"
+    """What `loss` climbs: the importance-weighted bound by VIMCO, or the ELBO with leave-one-out baselines."""
+    num_particles: int = 5
+    """K of the loss."""
+    first_steps: int = 2
+    """Steps of the pieces that windows are cut into at the beginning of training."""
+    grow: tuple[float, float] = (0.2, 0.6)
+    """Between these shares of training the pieces grow into whole windows."""
+    presence: Literal["discrete", "concrete"] = "discrete"
+    """Objects are there or not; or to a degree, by the binary Concrete relaxation, whose gradient is that of the path
+    (for FIVO: training by the bound fivo-K)."""
+    temperature: float = 0.5
+    """Of the relaxation."""
+    discovery_prior: Literal["geometric", "learned"] = "geometric"
+    """Of the number of new objects: truncated geometric, or (SQAIR) learned, given how many are there."""
+    propagate_around: Literal["prior", "last"] = "prior"
+    """Where an object is looked for, and what its posterior is relative to: the prior's mean, or (SQAIR) its last
+    place."""
+    appearance: Literal["residual", "gated"] = "residual"
+    """Posterior mean of a propagated appearance: the prior's and a correction, or (SQAIR) gates between the last one,
+    what is seen and the prior's."""
+    glimpse_mask: bool = False
+    """Whether an object's last appearance decides which pixels of its first look count (SQAIR)."""
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for field, value in vars(self).items():
+            if field in _OPTIONS and value not in _OPTIONS[field]:
+                raise ValueError(f"{name}.{field} must be one of {_OPTIONS[field]}, found {value!r}")
+        for field in ("num_slots", "what_dim", "units", "glimpse_size", "num_particles", "first_steps"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{name}.{field} must be at least 1, found {getattr(self, field)}")
+        for field in ("smallest", "frame_std", "first_ratio", "ratio", "temperature"):
+            if not getattr(self, field) > 0:
+                raise ValueError(f"{name}.{field} must be positive, found {getattr(self, field)}")
+        for field in ("anneal", "grow"):
+            begin, end = getattr(self, field)
+            if not 0 <= begin <= end <= 1:
+                raise ValueError(f"{name}.{field} must be two shares of training in order, found {(begin, end)}")
+        if not self.smallest < self.first_window < self.largest:
+            raise ValueError(
+                f"{name} needs smallest < first_window < largest, found {self.smallest}, {self.first_window} and "
+                f"{self.largest}"
+            )
+        if not self.margin >= 1:
+            raise ValueError(f"{name}.margin must be at least 1, found {self.margin}")
+        if self.presence == "discrete" and self.num_particles < 2:
+            raise ValueError(
+                f"{name}.num_particles must be at least 2 with discrete presence, found {self.num_particles}: a "
+                "particle is judged by the others"
+            )
+
+    def log_ratio(self, progress: float) -> float:
+        """log theta at `progress` in [0, 1] of training."""
+        first, last = math.log(self.first_ratio), math.log(self.ratio)
+        return first + (last - first) * share_of(progress, self.anneal)
+
+    def piece_steps(self, progress: float, steps: int) -> int:
+        """Steps of a piece at `progress` of training on windows of `steps`: always a divisor of these."""
+        first = min(self.first_steps, steps)
+        wanted = first * (steps / first) ** share_of(progress, self.grow)
+        return max(n for n in range(1, steps + 1) if steps % n == 0 and n <= max(1.0, wanted + 1e-9))
+
+
+def share_of(progress: float, interval: tuple[float, float]) -> float:
+    """0 before the interval, 1 behind it, straight in between."""
+    begin, end = interval
+    return float(progress >= end) if begin == end else min(1.0, max(0.0, (progress - begin) / (end - begin)))

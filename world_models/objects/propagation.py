@@ -1,0 +1,170 @@
+"""Propagation: what becomes of the objects that are there, p(z_t^i | z_{<t}^i, u_{<=t}) and its posterior.
+
+    h_t^{p,i} = GRU([z_{t-1}^i, what it moved by, u_t], h_{t-1}^{p,i})              of each object's own
+    p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent
+    p(what_t^i), p(where_t^i)     diagonal Gaussians around z_{t-1}^i, and around its place if it moves on as it did
+
+    h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
+    q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's
+    q(what_t^i)                    given h^{P,i} and the glimpse of x_t at where_t^i
+
+The weights are one for all objects, which are visited in the order of their births; h^{P,0} is a function of the
+scene's h_{t-1}^q. This chain is sequential by definition; it is a small recurrence, as all first glimpses are read and
+encoded at once before it, and all second ones after it. Where no frame is seen, posteriors are the priors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Spaces
+from ..distributions import drawn_beside
+from ..networks import mlp
+from .attention import GlimpseEncoder, read, windows_of
+from .config import APDRConfig
+from .presence import Answer, ask
+from .scene import Scene
+from .steps import Drawn, Noise, known, positive, relative, step_cell
+
+EDGE = 1.5  # an object is expected no further outside than this, in units of half the frame's side
+
+
+class Transition(nn.Module):
+    """The prior of objects that are there; see the module's header."""
+
+    def __init__(self, config: APDRConfig, spaces: Spaces) -> None:
+        super().__init__()
+        size, self.what_dim = config.what_dim + 4, config.what_dim
+        self.cell = nn.GRUCell(size + 4 + spaces.action_dim, config.units)
+        self.head = mlp([config.units, config.units, 1 + 2 * size], nn.ELU)
+        self.first_memory = nn.Parameter(torch.zeros(config.units))
+        self.raw_inertia = nn.Parameter(torch.tensor([-4.0, -4.0, 4.0, 4.0]))
+        nn.init.normal_(self.head[-1].weight, std=0.01)
+        nn.init.zeros_(self.head[-1].bias)
+        self.head[-1].bias.data[0] = 3.0  # objects stay
+
+    @property
+    def inertia(self) -> Tensor:
+        """How much of its motion goes on (4), at most all of it, so that what is imagined does not run away."""
+        return self.raw_inertia.sigmoid()
+
+    def forward(self, scene: Scene, action: Tensor) -> Scene:
+        """The scene with every object's prior in it: `what` and `place` are means."""
+        moved = scene.place - scene.last_place
+        control = action.unsqueeze(-2).expand(*scene.presence.shape, -1)
+        memory = step_cell(self.cell, torch.cat([scene.what, scene.place, moved, control], -1), scene.memory)
+        survival, what, where, what_std, where_std = self.head(memory).split(
+            [1, self.what_dim, 4, self.what_dim, 4], -1
+        )
+        place = scene.place + self.inertia * moved + where
+        return replace(
+            scene,
+            what=scene.what + what,
+            place=torch.cat([place[..., :2], place[..., 2:].clamp(-EDGE, EDGE)], -1),
+            last_what=scene.what,
+            last_place=scene.place,
+            memory=memory,
+            survival=survival.squeeze(-1),
+            what_std=positive(what_std, 0.2),
+            place_std=positive(where_std, 0.1),
+        )
+
+
+class Propagation(nn.Module):
+    """The posterior of objects that are there; see the module's header."""
+
+    def __init__(self, config: APDRConfig, encoder: GlimpseEncoder) -> None:
+        super().__init__()
+        self.config = config
+        units, features, what = config.units, encoder.out_features, config.what_dim
+        self.start = nn.Linear(units, units)
+        self.cell = nn.GRUCell(features + what + 5, units)
+        self.head = mlp([units, units, 9], nn.ELU)
+        gates = 3 * what if config.appearance == "gated" else 0
+        self.what_head = mlp([units + features + 2 * what, units, 2 * what + gates], nn.ELU)
+        if config.glimpse_mask:
+            self.mask = mlp([what, units, config.glimpse_size**2], nn.ELU)
+            nn.init.constant_(self.mask[-1].bias, 1.0)
+        for head in (self.head, self.what_head):
+            nn.init.normal_(head[-1].weight, std=0.01)
+            nn.init.zeros_(head[-1].bias)
+        if gates:
+            nn.init.constant_(self.what_head[-1].bias[2 * what :], 1.0)
+
+    def forward(self, scene: Scene, frame: Tensor, seen: Tensor | None, encoder: GlimpseEncoder, noise: Noise) -> Drawn:
+        """Draw what becomes of the objects of a predicted scene.
+
+        Args:
+            scene: predicted, objects in the order of their numbers.
+            frame: (*batch, C, H, W), finite everywhere.
+            seen: (*batch) bool; None where all frames are.
+            encoder: of glimpses.
+            noise: of the draws.
+        """
+        config, there = self.config, scene.present
+        around = scene.place if config.propagate_around == "prior" else scene.last_place
+        windows = windows_of(around, config.smallest, config.largest)
+        sides = windows[..., :2]
+        wide = torch.cat([config.margin * sides, windows[..., 2:]], -1)
+        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size)
+        if config.glimpse_mask:
+            glimpses = glimpses * self.mask(scene.last_what).sigmoid().unflatten(-1, glimpses.shape[-2:]).unsqueeze(-3)
+        inputs = torch.cat([encoder(glimpses), scene.last_what], -1)
+
+        hidden, before = self.start(scene.context), scene.place.new_zeros(*scene.batch_shape, 5)
+        answers: list[Answer] = []
+        wheres, ratios, states = [], [], []
+        for i in range(there.shape[-1]):
+            here = there[..., i]
+            following = step_cell(self.cell, torch.cat([inputs[..., i, :], before], -1), hidden)
+            hidden = torch.where(here.unsqueeze(-1), following, hidden)
+            stays, shift, std = self.head(hidden).split([1, 4, 4], -1)
+            prior_stays, prior_std = scene.survival[..., i], scene.place_std[..., i, :]
+            mean = around[..., i, :] + relative(shift, sides[..., i, :])
+            stays, mean, std = known(
+                seen, (prior_stays + stays.squeeze(-1), mean, positive(std, 0.05)),
+                (prior_stays, scene.place[..., i, :], prior_std),
+            )  # fmt: skip
+            answers.append(ask(stays, prior_stays, here, **noise.asking))
+            where, ratio = drawn_beside(noise.where[..., i, :], mean, std, scene.place[..., i, :], prior_std)
+            before = torch.cat([where - around[..., i, :], torch.ones_like(where[..., :1])], -1)
+            before = before * answers[-1].value.unsqueeze(-1)
+            wheres.append(where)
+            ratios.append(ratio)
+            states.append(hidden)
+        where, log_where, states = torch.stack(wheres, -2), torch.stack(ratios, -1), torch.stack(states, -2)
+        value, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
+
+        windows = windows_of(where, config.smallest, config.largest)
+        found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size))
+        mean, std = self._appearance(scene, found, states)
+        mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, std), (scene.what, scene.what_std))
+        what, log_what = drawn_beside(noise.what, mean, std, scene.what, scene.what_std)
+        # What is absent has no place and no appearance; what is present to a degree has.
+        exists = there if config.presence == "concrete" else value > 0
+        return Drawn(
+            value, what, where, log_presence.sum(-1), torch.where(exists, log_what, 0.0).sum(-1),
+            torch.where(exists, log_where, 0.0).sum(-1), log_q.sum(-1), hidden,
+        )  # fmt: skip
+
+    def nobody(self, scene: Scene) -> Drawn:
+        """What becomes of the objects of scenes that have none; `forward` says the same, at more expense."""
+        zero = scene.presence.new_zeros(scene.batch_shape)
+        empty = torch.zeros_like
+        return Drawn(
+            empty(scene.presence), empty(scene.what), empty(scene.place), zero, zero, zero, zero,
+            self.start(scene.context),
+        )  # fmt: skip
+
+    def _appearance(self, scene: Scene, found: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = torch.cat([states, found, scene.what, scene.last_what], -1)
+        size = self.config.what_dim
+        new, std, gates = self.what_head(inputs).split([size, size, self.what_head[-1].out_features - 2 * size], -1)
+        std = positive(std, 0.2)
+        if self.config.appearance == "residual":
+            return scene.what + new, std
+        keep, drop, leave = gates.sigmoid().chunk(3, -1)
+        return keep * scene.last_what + (1 - drop) * new + (1 - leave) * scene.what, std

@@ -1,0 +1,60 @@
+"""What propagation and discovery have in common: how a phase draws, and what it has drawn."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MIN_STD = 1e-2
+
+
+class Drawn(NamedTuple):
+    """Objects drawn in one phase of a step, M slots; log p - log q of each part is summed over them, (*batch)."""
+
+    presence: Tensor  # (*batch, M)
+    what: Tensor  # (*batch, M, D)
+    where: Tensor  # (*batch, M, 4)
+    log_presence: Tensor
+    log_what: Tensor
+    log_where: Tensor
+    log_q: Tensor  # (*batch) of the discrete choices
+    hidden: Tensor  # (*batch, U) where the chain over slots ended
+
+
+class Noise(NamedTuple):
+    """How a step draws: standard normal noise (*batch, M, ...), zero for means, and what `presence.ask` needs."""
+
+    what: Tensor
+    where: Tensor
+    asking: dict[str, Any]
+
+
+def step_cell(cell: nn.GRUCell, inputs: Tensor, hidden: Tensor) -> Tensor:
+    """A recurrent step for any leading shape."""
+    hidden = hidden.expand(*inputs.shape[:-1], -1)
+    flat = cell(inputs.reshape(-1, inputs.shape[-1]), hidden.reshape(-1, hidden.shape[-1]))
+    return flat.reshape(*inputs.shape[:-1], -1)
+
+
+def positive(raw: Tensor, start: float) -> Tensor:
+    """A standard deviation that is `start` where the network says zero."""
+    return functional.softplus(raw + math.log(math.expm1(start))) + MIN_STD
+
+
+def relative(shift: Tensor, sides: Tensor) -> Tensor:
+    """A correction of `where`: log-odds of the sides as they are, of the centre at most a window's side."""
+    return torch.cat([shift[..., :2], sides * shift[..., 2:].tanh()], -1)
+
+
+def known(seen: Tensor | None, posterior: tuple[Tensor, ...], prior: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The posterior's parameters where something is seen, the prior's elsewhere."""
+    if seen is None:
+        return posterior
+    return tuple(
+        torch.where(seen.reshape(seen.shape + (1,) * (q.ndim - seen.ndim)), q, p)
+        for q, p in zip(posterior, prior, strict=True)
+    )
