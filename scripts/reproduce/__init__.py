@@ -89,6 +89,18 @@ EXPERIMENTS = {
         "2 h",
         "gtm-sm-image-navigation",
     ),
+    "apdr-balls": Entry(
+        "reverie.scripts.reproduce.apdr_balls",
+        "APDR counts and follows balls that enter, leave and hide each other",
+        "hours",
+        "apdr-balls",
+    ),
+    "apdr-digits": Entry(
+        "reverie.scripts.reproduce.apdr_digits",
+        "the same on two handwritten digits that glide for ten frames",
+        "hours",
+        "apdr-digits",
+    ),
     "sb3": Entry(
         "reverie.scripts.reproduce.sb3",
         "stable-baselines3's PPO on three tasks from stacked frames, three seeds",

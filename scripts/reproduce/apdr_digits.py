@@ -1,0 +1,80 @@
+"""APDR on up to two handwritten digits that glide and bounce on a dark canvas for ten frames, as SQAIR's data.
+
+The references are SQAIR's (its released checkpoint on its own validation data): points to look at, not the same data,
+as there digits may slide out of the picture. Their light adds up, so digits are rendered that way. Digits of the test
+are never seen in training. What is measured, see `apdr_tracking.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from reverie.world_models import APDRConfig
+from reverie.world_models.training import TrainingConfig
+
+from .apdr_tracking import STAGES, Stage, Tracking
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie reproduce apdr-digits`."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One random start each."""
+    stages: tuple[Stage, ...] = STAGES
+    """What to do, in this order."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    budget: float | None = None
+    """Minutes for all training; lowers the number of epochs accordingly."""
+    epochs: int | None = None
+    """Instead of the number in --training.epochs."""
+    out: Path = Path("runs/apdr-digits")
+    """Folder for data, runs and measurements."""
+    json: Path | None = None
+    """Write the result there instead of results/apdr-digits.json."""
+    resume: bool = True
+    """Go on with runs that are there; --no-resume refuses them."""
+    validate: bool = False
+    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
+    model: APDRConfig = field(
+        default_factory=lambda: APDRConfig(
+            num_slots=3,
+            what_dim=24,
+            units=96,
+            glimpse_size=16,
+            glimpse_hidden=(192, 96),
+            rendering="add",
+            largest=0.7,
+            first_window=0.45,
+            frame_std=0.2,
+        )
+    )
+    """The model."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
+    )
+    """How each is trained."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie reproduce apdr-digits`."""
+    Digits(args).main()
+
+
+class Digits(Tracking):
+    """The digits' world."""
+
+    name = "apdr-digits"
+    env_id = "reverie/MovingDigits-v0"
+    size = 50
+    episodes: ClassVar = {"train": 10000, "validation": 200, "test": 1000}
+    lengths: ClassVar = {"train": 10, "validation": 10, "test": 10}
+    context, horizons = 5, (1, 3, 5)
+    reach = 8.0
+    references: ClassVar = {"SQAIR, released checkpoint": {"count_accuracy": 0.9453}}
+
+    def world_of(self, name: str) -> dict[str, Any]:
+        return {"split": "test" if name == "test" else "train"}

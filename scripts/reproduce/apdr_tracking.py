@@ -1,0 +1,161 @@
+"""Tracking without labels: an object model follows what moves, beside a floor that learns nothing.
+
+  count_accuracy   frames in which the number of objects that show is right
+  mota, motp, idf1, id_switches   see `world_models/evaluation/tracking.py`
+  restarts_ok      share of random starts with count_accuracy of at least .95 and idf1 of at least .9
+  position/H       distance in pixels of predicted from true centres, H steps after the last frame seen; kept/H is the
+                   share of objects that are still there to be compared, position/H/still the distance of the last place
+  mse/H            of predicted frames
+
+The floor, on the same sequences and under KEY/components, is connected components with a Kalman filter.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import ui
+from . import apdr_measures as measures
+from .experiment import Experiment, Source, by_key, mean
+from .training_runs import training_seconds
+
+Stage = Literal["data", "train", "components", "evaluate", "pictures"]
+STAGES = ("data", "train", "components", "evaluate", "pictures")
+SEEDS = {"train": 1, "validation": 2, "test": 3}
+GOOD_COUNT, GOOD_IDF1 = 0.95, 0.9
+
+
+class Tracking(Experiment):
+    """The stages; a subclass names its world.
+
+    Attributes:
+        env_id, world, size: of the environment, and pixels per side of its frame.
+        episodes, lengths: of each data set.
+        context, horizons: frames seen, and steps after them, where prediction is measured.
+        reach: largest distance in pixels at which a predicted object is taken for a true one.
+        references: figures of others, by the same keys.
+    """
+
+    model_name = "apdr"
+    all_stages = ("components", "evaluate")
+    env_id: str
+    world: Mapping[str, Any] = MappingProxyType({})
+    size: int
+    episodes: Mapping[str, int]
+    lengths: Mapping[str, int]
+    context, horizons = 10, (1, 5, 10)
+    reach = 4.0
+    references: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+
+    def world_of(self, name: str) -> Mapping[str, Any]:
+        """Settings of the environment for a data set."""
+        return self.world
+
+    def source(self, name: str) -> Source:
+        return Source(self.env_id, self.world_of(name), self.episodes[name], SEEDS[name], self.lengths[name])
+
+    def budgeted(self) -> tuple[int, Mapping[str, Any]]:
+        return len(self.args.seeds), asdict(self.args.model)
+
+    def folder(self, seed: int) -> Path:
+        """Of the run with this seed."""
+        return self.args.out / "main" / f"seed-{seed}"
+
+    def truth(self) -> measures.TrueObjects:
+        """The sequences that are measured."""
+        return measures.TrueObjects(self.windows(self.split), self.size)
+
+    def data(self) -> None:
+        """Collect what training reads; test sequences are collected where they are measured."""
+        self.windows("train")
+
+    def train(self) -> None:
+        """One run per seed."""
+        for seed in self.args.seeds:
+            self.run(self.folder(seed), self.args.model, replace(self.training(), seed=seed), f"seed {seed}")
+
+    def components(self) -> None:
+        """The floor: connected components, each with a Kalman filter."""
+        from reverie.world_models.evaluation.tracking import tracking_metrics
+
+        from .component_tracker import track_components
+
+        started, truth = time.monotonic(), self.truth()
+        frames = truth[np.arange(len(truth))]["frames"]
+        pairs = zip(truth.tracks(), map(track_components, frames), strict=True)
+        found = tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
+        self.store("components", measures.prefixed(found, "components"), time.monotonic() - started)
+
+    def evaluate(self) -> None:
+        """Online tracking, and prediction, of every run."""
+        from reverie.world_models.evaluation import open_loop
+        from reverie.world_models.evaluation.following import follow, position_errors
+        from reverie.world_models.evaluation.tracking import tracking_metrics
+
+        started, per_seed, seconds = time.monotonic(), [], 0.0
+        truth = self.truth()
+        for seed in self.args.seeds:
+            seconds += training_seconds(self.folder(seed))
+            model = self.load(self.folder(seed))
+            with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
+                tracks = follow(model, truth, on_progress=lambda done, total: advance(completed=done))
+            found = tracking_metrics(zip(truth.tracks(), tracks, strict=True), (self.size, self.size), reach=self.reach)
+            ahead = position_errors(
+                model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons), reach=self.reach
+            )
+            frames = open_loop(model, truth, context=self.context, horizon=max(self.horizons))
+            for h in self.horizons:
+                found[f"position/{h}"] = float(ahead["error"][h - 1])
+                found[f"position/{h}/still"] = float(ahead["error_still"][h - 1])
+                found[f"kept/{h}"] = float(ahead["kept"][h - 1])
+                found[f"mse/{h}"] = float(frames["mse"][h - 1])
+            per_seed.append(found)
+        metrics: dict[str, Any] = by_key(per_seed)
+        good = [found["count_accuracy"] >= GOOD_COUNT and found["idf1"] >= GOOD_IDF1 for found in per_seed]
+        metrics["restarts_ok"] = sum(good) / len(good)
+        self.store("evaluate", metrics, seconds + time.monotonic() - started)
+
+    def pictures(self) -> None:
+        """A film and a sheet of the first sequences: true boxes above, those of the first run below."""
+        from reverie.world_models.evaluation.following import follow
+
+        from ..filming import write
+
+        truth = self.truth()
+        shown = np.argsort([-len(set(tracks.ids[tracks.ids >= 0])) for tracks in truth.tracks()], kind="stable")[:4]
+        part = _Chosen(truth, shown)
+        frames = part[np.arange(len(shown))]["frames"]
+        guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
+        films = []
+        for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
+            pair = [measures.outlined(frames[k], tracks, 6, 0.1) for tracks in (truth.tracks()[row], guess)]
+            films.append(np.concatenate(pair, axis=1))
+            measures.contact_sheet(pair, self.args.out / "pictures" / f"sequence-{k}.png", every=3)
+        write(self.args.out / "pictures" / "tracking.mp4", np.concatenate(films, axis=2), fps=8)
+
+    def report(self) -> None:
+        stored = self.stored()
+        if stored:
+            metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
+            ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in sorted(metrics)])
+            self.write(self.references, {"world": dict(self.world), "lengths": dict(self.lengths)})
+
+
+class _Chosen:
+    """Some windows of others."""
+
+    def __init__(self, data: Any, rows: np.ndarray) -> None:
+        self.data, self.rows = data, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return self.data[self.rows[indices]]

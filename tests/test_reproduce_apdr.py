@@ -1,0 +1,203 @@
+"""The APDR's experiment end to end on tiny data, its floor, and what tracking makes of a model's objects."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from reverie.scripts.reproduce import apdr_balls as balls
+from reverie.scripts.reproduce import apdr_digits as digits
+from reverie.scripts.reproduce import apdr_measures as measures
+from reverie.scripts.reproduce.component_tracker import components, relinked, track_components
+from reverie.world_models import APDRConfig, Spaces, State, WorldModel
+from reverie.world_models.capabilities import Objects
+from reverie.world_models.evaluation.following import follow, position_errors
+from reverie.world_models.evaluation.tracking import Tracks, tracking_metrics
+from reverie.world_models.state import event
+from reverie.world_models.training import TrainingConfig
+
+TINY = APDRConfig(what_dim=3, units=6, glimpse_size=4, glimpse_hidden=(6,), channels=(2,), num_particles=2)
+
+
+def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
+    monkeypatch.setattr(balls.Balls, "episodes", {"train": 8, "validation": 3, "test": 4})
+    monkeypatch.setattr(balls.Balls, "lengths", {"train": 4, "validation": 20, "test": 20})
+    args = balls.Args(
+        seeds=(0, 1), out=tmp_path / "run", json=tmp_path / "result.json", model=TINY,
+        training=TrainingConfig(epochs=1, batch_size=4, learning_rate=1e-3),
+    )  # fmt: skip
+    balls.main(args)
+    metrics = json.loads(args.json.read_text())["metrics"]
+    for key in ("count_accuracy", "mota", "idf1", "id_switches", "position/5", "position/5/still", "mse/1", "kept/10"):
+        assert len(metrics[key]["values"]) == 2, key
+    assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
+    assert {path.name for path in (args.out / "pictures").iterdir()} >= {"tracking.mp4", "sequence-0.png"}
+    before = args.json.read_text()
+    balls.main(replace(args, stages=("train",)))
+    assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
+    with pytest.raises(ValueError, match="already holds a run"):
+        balls.main(replace(args, resume=False))
+
+
+def test_digits_are_measured_by_the_same_keys(tmp_path, monkeypatch):
+    monkeypatch.setattr(digits.Digits, "episodes", {"train": 4, "validation": 2, "test": 2})
+    args = digits.Args(
+        seeds=(0,), out=tmp_path / "run", json=tmp_path / "result.json", model=replace(TINY, rendering="add"),
+        stages=("train", "components", "evaluate"), training=TrainingConfig(epochs=1, batch_size=4),
+    )  # fmt: skip
+    digits.main(args)
+    result = json.loads(args.json.read_text())
+    assert {"count_accuracy", "idf1", "restarts_ok", "idf1/components", "position/3"} <= set(result["metrics"])
+    assert 0.9 < result["references"]["SQAIR, released checkpoint"]["count_accuracy"] < 1
+
+
+def test_a_ball_that_returns_is_another_and_a_hidden_one_the_same():
+    box = np.array([10.0, 10, 16, 16])
+    away = box + np.array([40.0, 0, 40, 0])
+    boxes = np.stack([np.stack([b, box]) for b in (box, away, box, box, away, away, box)])[None]
+    ids = np.tile([[0, 1]], (7, 1))[None]
+    found = measures.lives(ids, boxes, 32)
+    np.testing.assert_array_equal(found[0, :, 0], [0, -1, 2, 2, -1, -1, 4])
+    np.testing.assert_array_equal(found[0, :, 1], 1)
+    assert (measures.lives(np.full_like(ids, -1), boxes, 32) == -1).all()
+
+
+def picture(*squares, size=32):
+    frame = np.zeros((size, size, 3), np.uint8)
+    for k, (x, y, half) in enumerate(squares):
+        frame[y - half : y + half, x - half : x + half, k % 3] = 255
+    return frame
+
+
+def test_components_are_what_is_connected():
+    found = components(picture((8, 8, 3), (20, 9, 4), (30, 30, 0)))
+    np.testing.assert_array_equal(found[np.argsort(found[:, 0])], [[5, 5, 11, 11], [16, 5, 24, 13]])
+    assert components(picture()).shape == (0, 4)
+    assert len(components(picture((8, 8, 3), (13, 8, 3)))) == 1
+
+
+def test_the_floor_follows_what_does_not_touch_and_bridges_gaps():
+    """Two squares that pass each other at a distance; one is missing for two frames."""
+    frames, truth = [], []
+    for t in range(14):
+        places = [(3 + 2 * t, 8, 3), (29 - 2 * t, 22, 3)]
+        shown = places[:1] if t in (6, 7) else places
+        frames.append(picture(*shown))
+        truth.append([[x - 3, y - 3, x + 3, y + 3] for x, y, _ in places])
+    there = np.ones((14, 2))
+    there[6:8, 1] = 0
+    ids = np.tile(np.arange(2), (14, 1))
+    found = tracking_metrics(
+        [(Tracks(ids, np.array(truth, float), there), track_components(np.stack(frames)))], (32, 32)
+    )
+    assert (found["mota"], found["idf1"], found["id_switches"], found["count_accuracy"]) == (1.0, 1.0, 0.0, 1.0)
+    crossing = np.stack([picture((3 + 2 * t, 8, 3), (29 - 2 * t, 9, 3)) for t in range(14)])
+    assert (track_components(crossing).ids >= 0).sum(1).min() == 1
+
+
+def test_frame_by_frame_objects_are_linked_to_the_nearest():
+    """Two objects 12 pixels apart move 1 pixel a frame; their numbers and order change in every frame."""
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(2) for _ in range(8)]
+    centres = np.array([[[6 + t, 8.0], [18 + t, 8.0]] for t in range(8)])
+    boxes = np.concatenate([centres - 2, centres + 2], -1)
+    truth = Tracks(np.tile([0, 1], (8, 1)), boxes, np.ones((8, 2)))
+    mixed = Tracks(
+        rng.integers(99, size=(8, 2)), np.stack([b[o] for b, o in zip(boxes, orders, strict=True)]), np.ones((8, 2))
+    )
+    found = tracking_metrics([(truth, relinked(mixed))], (32, 32))
+    assert (found["idf1"], found["id_switches"]) == (1.0, 0.0)
+    gone = Tracks(np.full((8, 2), -1), boxes, np.ones((8, 2)))
+    assert not (relinked(gone).ids >= 0).any()
+
+
+@dataclass(frozen=True)
+class Told(State):
+    ids: torch.Tensor = event(1)
+    x: torch.Tensor = event(1)
+    speed: torch.Tensor = event(1)
+
+
+class Teller(WorldModel):
+    """Reads one object's place off the frame's first number; believes that it moves on, and loses it after `kept`."""
+
+    name = "teller"
+
+    def __init__(self, kept=100):
+        super().__init__(None, Spaces((2,), 1))
+        self.kept = kept
+        self.anything = torch.nn.Parameter(torch.zeros(()))
+
+    def initial_state(self, batch_shape=(), *, sample=True, generator=None):
+        nothing = torch.zeros(*batch_shape, 1)
+        return Told(torch.zeros(*batch_shape, 1, dtype=torch.int64), nothing, nothing)
+
+    def predict(self, state, action, *, sample=True, generator=None):
+        return Told(state.ids, state.x + state.speed, state.speed)
+
+    def update(self, state, frame=None, *, mask=None, sample=True, generator=None):
+        if frame is None:
+            lost = state.x > self.kept
+            return Told(torch.where(lost, -1, state.ids), state.x, state.speed)
+        return Told(torch.full_like(state.ids, 7), frame[..., :1], frame[..., 1:])
+
+    decode = loss = update
+
+    def objects(self, state):
+        boxes = torch.cat([state.x - 2, torch.full_like(state.x, 8), state.x + 2, torch.full_like(state.x, 12)], -1)
+        return Objects(state.ids >= 0, boxes.unsqueeze(-2), state.ids, (state.ids >= 0).float())
+
+
+class Line:
+    """Windows of one object at x = 5 + 2 t, which the frame tells together with a speed."""
+
+    def __init__(self, speed, steps=12):
+        x = 5 + 2 * np.arange(steps, dtype=np.float32)
+        shape = (2, steps)
+        yes = np.ones(shape, bool)
+        first = np.broadcast_to(np.arange(steps) == 0, shape)
+        frames = np.broadcast_to(np.stack([x, np.full_like(x, speed)], -1), (*shape, 2))
+        boxes = np.stack([x - 2, np.full_like(x, 8), x + 2, np.full_like(x, 12)], -1)
+        self.arrays = {
+            "frames": frames.copy(), "actions": np.zeros((*shape, 1), np.float32),
+            "rewards": np.zeros(shape, np.float32), "terminated": ~yes, "is_first": first, "mask": yes, "valid": yes,
+            "ids": np.zeros((*shape, 1), int), "visibility": np.ones((*shape, 1)),
+            "boxes": np.broadcast_to(boxes[:, None], (*shape, 1, 4)),
+        }  # fmt: skip
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, indices):
+        return {name: array[indices] for name, array in self.arrays.items()}
+
+
+def test_following_and_predicting_by_hand():
+    data = Line(speed=2.0)
+    tracks = follow(Teller(), data, chunk=1)
+    assert len(tracks) == 2 and (tracks[0].ids == 7).all()
+    np.testing.assert_allclose(tracks[1].boxes, data.arrays["boxes"][1])
+    right = position_errors(Teller(), data, (32, 64), context=4, horizon=5)
+    np.testing.assert_allclose(right["error"], 0, atol=1e-5)
+    np.testing.assert_allclose(right["error_still"], 2 * np.arange(1, 6))
+    slow = position_errors(Teller(kept=13.5), Line(speed=1.0), (32, 64), context=4, horizon=5)
+    np.testing.assert_allclose(slow["error"][:2], [1, 2])
+    np.testing.assert_allclose(slow["kept"], [1, 1, 0, 0, 0])
+    assert np.isnan(slow["error"][2:]).all()
+
+
+def test_following_needs_objects():
+    from reverie.world_models import LGSSM, LGSSMConfig
+
+    with pytest.raises(TypeError, match="needs a model with `objects`, found LGSSM"):
+        follow(LGSSM(LGSSMConfig(z_dim=1), Spaces((2,), 1)), Line(1.0))
+
+
+def test_boxes_are_drawn_in_the_colour_of_their_number():
+    tracks = Tracks(np.array([[3, -1]]), np.array([[[1.0, 2, 4, 6], [0, 0, 8, 8]]]), np.ones((1, 2)))
+    drawn = measures.outlined(np.zeros((1, 8, 8, 3), np.uint8), tracks, 2)[0]
+    colour = measures.COLOURS[3]
+    for row, column in ((4, 2), (12, 8), (4, 8), (8, 2)):
+        np.testing.assert_array_equal(drawn[row, column], colour)
+    assert (drawn.any(-1)).sum() == 2 * 7 + 2 * 9 - 4 and not drawn[8, 5].any()
