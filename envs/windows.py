@@ -16,6 +16,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from .dataset import Dataset
+    from .streams import Streams
 
 
 class Windows:
@@ -65,6 +66,12 @@ class Windows:
     def arrays(self) -> dict[str, np.ndarray]:
         """All windows at once, for a dataset that fits into memory (or onto the device)."""
         return self[:]
+
+    def streams(self, count: int) -> "Streams":
+        """The windows in an order in which window i + count continues window i, see `Streams`."""
+        from .streams import Streams
+
+        return Streams(self, count)
 
     def _gather(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         shards, first_frames, first_actions, lengths = self.dataset.locate(self.episode[rows])

@@ -59,6 +59,8 @@ def main(args: Args) -> None:
     parts = (dataset,) if args.validation == 0 else dataset.split((1 - args.validation, args.validation), seed=0)
     config = _model_config(MODELS.get(args.model), args.set)
     windows = [part.windows(args.length, args.stride) for part in parts]
+    if args.training.carry_state:
+        windows = [part.streams(args.training.batch_size) for part in windows]
     data = {"path": str(args.data), "length": args.length, "stride": args.stride, "validation": args.validation}
     train_run(
         args.out, args.model, config, windows[0], args.training, spaces_of(parts[0]), resume=args.resume,

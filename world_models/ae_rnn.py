@@ -39,6 +39,7 @@ class AERNN(SequentialModel):
     Config = AERNNConfig
     config: AERNNConfig
     feeds_back = True
+    feeds_features = False
     starts_from_z = False
 
     def __init__(self, config: AERNNConfig, spaces: Spaces) -> None:

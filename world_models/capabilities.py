@@ -7,12 +7,16 @@ if isinstance(model, PredictsReward):
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .state import State
+
+if TYPE_CHECKING:
+    from .base import Loss
+    from .batch import Batch
 
 
 @runtime_checkable
@@ -194,6 +198,24 @@ class Proposes(Protocol):
         generator: torch.Generator | None = None,
     ) -> Proposal:
         """Draw z_t ~ q given the predicted state and the frame, and weigh it."""
+
+
+@runtime_checkable
+class ContinuesLoss(Protocol):
+    """A loss of windows that go on where others ended, for truncated backpropagation through time."""
+
+    def loss_from(
+        self,
+        state: State | None,
+        batch: Batch,
+        *,
+        progress: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Loss, State]:
+        """The loss of `batch` after `state` (*batch), and the state after its last step, with its graph.
+
+        `state` None is `WorldModel.loss`. Where `is_first` is set in the first step, the belief starts afresh.
+        """
 
 
 @runtime_checkable

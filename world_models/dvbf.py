@@ -154,13 +154,13 @@ class DVBF(SequentialModel):
     ) -> Tensor:
         return torch.cat([glimpses.features, self.summary(glimpses.features, observed, valid, is_first)], -1)
 
-    def encode_context(self, frames, actions, mask, valid, is_first=None) -> Glimpse:
+    def _encode(self, frames, actions, mask, valid, is_first, state) -> Glimpse:
         """As the family's, but only the first step of an episode is informed by later frames."""
-        glimpses = super().encode_context(frames, actions, mask, valid, is_first)
+        glimpses = super()._encode(frames, actions, mask, valid, is_first, state)
         seen = torch.ones_like(glimpses.informed)
         for flag in (mask, valid):
             seen = seen if flag is None else seen & flag
-        first = torch.arange(seen.shape[-1], device=seen.device) == 0
+        first = torch.arange(seen.shape[-1], device=seen.device) < (state is None)
         first = first if is_first is None else first | is_first
         return replace(glimpses, informed=torch.where(first, glimpses.informed, seen))
 

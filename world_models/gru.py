@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .batch import Spaces
-from .sequential import Emission, FrameConfig, LatentState, Recurrence, SequentialModel, frame_encoder
+from .sequential import Emission, FrameConfig, Glimpse, LatentState, Recurrence, SequentialModel, frame_encoder
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,25 @@ class GRU(SequentialModel):
 
     def posterior(self, predicted: LatentState, summary: Tensor) -> tuple[Tensor, Tensor]:
         return predicted.prior_mean, predicted.prior_std
+
+    def follow(
+        self,
+        glimpses: Glimpse,
+        actions: Tensor,
+        valid: Tensor | None,
+        is_first: Tensor | None,
+        state: LatentState | None,
+    ) -> Tensor | None:
+        if valid is not None or is_first is not None:
+            return None
+        h = self.initial_state(actions.shape[:-2]).h if state is None else self.recur(state, actions[..., 0, :])
+        inputs = torch.cat([glimpses.fed[..., :-1, :], actions[..., 1:, :]], -1)
+        return torch.cat([h.unsqueeze(-2), self.recurrence.run(h, inputs)], -2)
+
+    def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
+        """As the base class, all steps at once where every frame is seen."""
+        h = self.follow(glimpses, actions, valid, is_first, state)
+        if h is None or (observed is not None and not bool(observed.all())):
+            return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
+        nothing = h[..., :0]
+        return LatentState(h, glimpses.fed, *[nothing] * 6)

@@ -16,6 +16,7 @@ from . import checkpoints
 
 if TYPE_CHECKING:
     from .base import WorldModel
+    from .state import State
     from .training import TrainingConfig
 
 
@@ -75,9 +76,18 @@ class Snapshots:
                 self.writer.add_scalar(f"train/{name}", value, int(record["step"]))
 
     def save(
-        self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list, partial: dict
+        self,
+        step: int,
+        model: WorldModel,
+        optimizer: torch.optim.Optimizer,
+        history: list,
+        partial: dict,
+        carried: State | None = None,
     ) -> None:
-        """A snapshot to resume from, complete or not there at all; older ones are then removed."""
+        """A snapshot to resume from, complete or not there at all; older ones are then removed.
+
+        `carried` is the state from which the next step goes on.
+        """
         folder = self.out / "steps" / f"{step:08d}"
         temporary = folder.with_name(folder.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -86,7 +96,11 @@ class Snapshots:
         try:
             checkpoints.save(model, temporary)
             checkpoints.write_safetensors(temporary / "optimizer.safetensors", tensors)
-            checkpoints.write_json(temporary / "progress.json", {"step": step, "history": history, "partial": partial})
+            if carried is not None:
+                leaves = {name: leaf.detach().cpu().clone() for name, leaf in carried.tensors().items()}
+                checkpoints.write_safetensors(temporary / "carried.safetensors", leaves)
+            progress = {"step": step, "history": history, "partial": partial, "carried": carried is not None}
+            checkpoints.write_json(temporary / "progress.json", progress)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(temporary, folder)
         except BaseException:
@@ -96,9 +110,15 @@ class Snapshots:
             if other != folder:
                 shutil.rmtree(other, ignore_errors=True)
 
-    def finish(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list) -> None:
-        """The trained model, as a checkpoint in the run's own folder."""
+    def keep_best(self, model: WorldModel) -> None:
+        """Set this model aside, as the best so far."""
+        checkpoints.save(model, self.out / "best")
+
+    def finish(self, step: int, model: WorldModel, optimizer: torch.optim.Optimizer, history: list, best: bool) -> None:
+        """The trained model, as a checkpoint in the run's own folder: the last one, or the one that was set aside."""
         self.save(step, model, optimizer, history, {})
+        if best:
+            checkpoints.load_tensors(model, self.out / "best" / "model.safetensors")
         checkpoints.save(model, self.out, extra=self.extra | {"last_epoch": history[-1]})
         if self.writer is not None:
             self.writer.close()
@@ -106,15 +126,16 @@ class Snapshots:
     @staticmethod
     def restore(
         out: Path, model: WorldModel, optimizer: torch.optim.Optimizer
-    ) -> tuple[int, list[dict[str, float]], dict[str, Any]]:
-        """Load the newest snapshot into model and optimizer: its step, history and partial sums; zeros without one.
+    ) -> tuple[int, list[dict[str, float]], dict[str, Any], dict[str, torch.Tensor]]:
+        """Load the newest snapshot into model and optimizer: its step, history, partial sums and the leaves of a
+        state to go on from; zeros without one.
 
         Raises:
             ValueError: if a file of it is damaged or not this model's.
         """
         folders = sorted(path for path in (out / "steps").glob("*") if path.suffix != ".tmp")
         if not folders:
-            return 0, [], {}
+            return 0, [], {}, {}
         folder = folders[-1]
         progress = _read_json(folder / "progress.json")
         checkpoints.load_tensors(model, folder / "model.safetensors")
@@ -126,7 +147,8 @@ class Snapshots:
         # Epochs after the snapshot were logged but their weights are gone: they will be trained, and logged, again.
         lines = "".join(json.dumps(record) + "\n" for record in progress["history"])
         (out / "metrics.jsonl").write_text(lines)
-        return progress["step"], progress["history"], progress["partial"]
+        carried = checkpoints.read_safetensors(folder / "carried.safetensors") if progress.get("carried") else {}
+        return progress["step"], progress["history"], progress["partial"], carried
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ from .sequential import (
     SequentialModel,
     frame_encoder,
     gaussian_log_prob,
+    posterior_chain,
 )
 
 
@@ -109,24 +110,55 @@ class SRNN(SequentialModel):
         return (predicted.prior_mean + mean if self.config.residual else mean), std
 
     def summarise(self, predicted: LatentState, features: Tensor) -> Tensor:
+        return self._summary(predicted.h, features)
+
+    def _summary(self, d: Tensor, features: Tensor) -> Tensor:
+        """a_t from this frame alone (*batch, S)."""
         if self.smooths:
-            return self.summary.step(torch.cat([predicted.h, features], -1))
-        return self.summary(predicted.h, features)
+            return self.summary.step(torch.cat([d, features], -1))
+        return self.summary(d, features)
 
     def summarise_sequence(
         self, glimpses: Glimpse, actions: Tensor, observed: Tensor, valid: Tensor | None, is_first: Tensor | None
     ) -> Tensor:
-        """a_t (*batch, T, S). Where d reads frames, those that are missing count as empty here."""
-        start = self.initial_state(actions.shape[:-2])
-        d, path, fed = start.h, [start.h], glimpses.fed.unbind(-2)
+        return self.summary(torch.cat([glimpses.path, glimpses.features], -1), observed, valid, is_first)
+
+    def follow(
+        self,
+        glimpses: Glimpse,
+        actions: Tensor,
+        valid: Tensor | None,
+        is_first: Tensor | None,
+        state: LatentState | None,
+    ) -> Tensor:
+        start = self.initial_state(actions.shape[:-2]).h
+        d = start if state is None else self.recur(state, actions[..., 0, :])
+        if state is not None and is_first is not None:
+            d = torch.where(is_first[..., 0, None], start, d)
+        if valid is None and is_first is None:
+            inputs = [] if self.config.inputs == "frames" else [actions[..., 1:, :]]
+            inputs = [glimpses.fed[..., :-1, :], *inputs] if self.feeds_back else inputs
+            return torch.cat([d.unsqueeze(-2), self.recurrence.run(d, torch.cat(inputs, -1))], -2)
+        path, fed = [d], glimpses.fed.unbind(-2)
         for t in range(1, actions.shape[-2]):
             new = self._recur(d, fed[t - 1], actions[..., t, :])
             if is_first is not None:
-                new = torch.where(is_first[..., t, None], start.h, new)
+                new = torch.where(is_first[..., t, None], start, new)
             d = new if valid is None else torch.where(valid[..., t, None], new, d)
             path.append(d)
-        inputs = torch.cat([torch.stack(path, -2), glimpses.features], -1)
-        return self.summary(inputs, observed, valid, is_first)
+        return torch.stack(path, -2)
+
+    def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
+        """As the base class, with everything but z computed for all steps at once."""
+        whole = observed is None or bool(observed.all())
+        if valid is not None or is_first is not None or not whole:
+            return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
+        d = glimpses.path if glimpses.path.shape[-1] else self.follow(glimpses, actions, valid, is_first, state)
+        summary = glimpses.summary if glimpses.summary.shape[-1] else self._summary(d, glimpses.features)
+        z = self.before(actions.shape[:-2]).z if state is None else state.z
+        onto = {"prior": self.transition, "path": d} if self.config.residual else {}
+        past, z, mean, std = posterior_chain(self.correction, summary, z, **onto, sample=sample, generator=generator)
+        return LatentState(d, glimpses.fed, past, z, *self.transition(past, d), mean, std)
 
     # ---- capabilities ----
 

@@ -14,7 +14,7 @@ view will do: `expand` costs nothing, however large the state is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Self
@@ -142,6 +142,19 @@ class State:
             ours, theirs = getattr(self, name), getattr(other, name)
             chosen.append(ours.where(mask, theirs) if rank is None else choose(ours, theirs))
         return type(self)(*chosen)
+
+    def refilled(self, tensors: Mapping[str, Tensor]) -> Self:
+        """The state of this shape with other leaves, under the names that `tensors()` gives them.
+
+        Raises:
+            ValueError: unless these are the names and shapes of this state's leaves.
+        """
+        expected = {name: tuple(leaf.shape) for name, leaf in self.tensors().items()}
+        found = {name: tuple(leaf.shape) for name, leaf in tensors.items()}
+        if found != expected:
+            raise ValueError(f"a {type(self).__name__} has leaves {expected}, found {found}")
+        names = iter(expected)  # `tensors` and `map` go through the leaves in the same order
+        return self.map(lambda _: tensors[next(names)])
 
     def detach(self) -> Self:
         """The same values, cut from the graph."""

@@ -59,6 +59,7 @@ class STORN(SequentialModel):
     Config = STORNConfig
     config: STORNConfig
     feeds_back = True
+    feeds_features = False
     starts_from_z = False
     proposal_modules = ("encoder", "recognition", "inference", "r_0")
 

@@ -28,6 +28,7 @@ from torch import Tensor
 from .base import Loss, WorldModel
 from .batch import Batch
 from .bounds import Bound
+from .capabilities import ContinuesLoss
 from .cpu_settings import flushed_denormals, keep_freed_memory
 from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
@@ -93,12 +94,18 @@ class TrainingConfig:
     """Whether fivo's choice of ancestors has a gradient (unbiased, and very noisy)."""
     drop_frames: float = 0.0
     """Probability with which each frame of a training window is hidden from the model."""
+    carry_state: bool = False
+    """Go on in each step from the state in which the step before ended, which is cut from its gradient (truncated
+    backpropagation through time). Windows are then read in their order, in which window i + batch_size continues window
+    i unless its first step is one of `is_first`; `Windows.streams` brings those of a dataset into such an order."""
     precision: Literal["float32", "bf16"] = "float32"
     """bf16 runs the networks in bfloat16; the Kalman filter stays in float32."""
     seed: int = 0
     """Of the order of the data and of every draw in training."""
     validate_epochs: int = 5
     """Epochs between two looks at the validation windows."""
+    keep_best: bool = False
+    """The trained model is the one with the best ELBO on the validation windows (early stopping), not the last."""
     save_minutes: float = 2.0
     """Minutes between two snapshots to resume from."""
 
@@ -121,6 +128,8 @@ class TrainingConfig:
                 "kl_start and free_nats weigh the divergence in the ELBO, which the bound "
                 f"{self.bound!r} does not have; train by bound='elbo', or leave them at 1 and 0"
             )
+        if self.carry_state and (self.bound, self.proposal_bound) != ("elbo", ""):
+            raise ValueError(f"carry_state needs bound='elbo', found {self.bound!r} {self.proposal_bound!r}".rstrip())
         if not 0 <= self.drop_frames < 1:
             raise ValueError(f"TrainingConfig.drop_frames must be in [0, 1), found {self.drop_frames}")
         if self.schedule not in ("cosine", "staircase", "constant"):
@@ -192,6 +201,7 @@ def fit(
 
     Raises:
         ValueError: for an empty dataset, fewer windows a step than processes, or a folder that holds something else.
+        TypeError: to carry the state of a model that cannot.
         OSError: if the disk is full; the newest snapshot is still there.
         TrainingDiverged: at the first loss that is not finite.
     """
@@ -207,6 +217,10 @@ def fit(
             f"every process needs a window at each step, found {accelerator.num_processes} processes, "
             f"{len(data)} windows and batch_size {config.batch_size}; use fewer processes or larger batches"
         )
+    if config.keep_best and (out is None or validation is None):
+        raise ValueError("keep_best needs validation windows to tell and a run's folder to keep the best model in")
+    if config.carry_state:
+        _check_carrying(model, validation, config, accelerator.num_processes)
     # Not Accelerate's mixed precision: that setting is one per process, and runs of both kinds may share a process.
     autocast = partial(torch.autocast, accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
     set_seed(config.seed)
@@ -222,18 +236,22 @@ def fit(
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs
     snapshots = None
-    step, history, sums = 0, [], _Means()
+    step, history, sums, state = 0, [], _Means(), None
     if out is not None and accelerator.is_main_process:
         snapshots = Snapshots(Path(out), config, model, extra, resume)
     if out is not None and resume:
         accelerator.wait_for_everyone()
-        step, history, unfinished = Snapshots.restore(Path(out), model, optimizer.optimizer)
+        step, history, unfinished, carried = Snapshots.restore(Path(out), model, optimizer.optimizer)
         sums = _Means(unfinished)
+        if carried:
+            state = model.initial_state((min(len(data), config.batch_size),)).refilled(carried).to(accelerator.device)
 
     clock = time.monotonic()
     while step < total:
         epoch = step // per_epoch
         order = torch.randperm(len(data), generator=seeded(config.seed, 0, epoch)).numpy()
+        if config.carry_state:
+            order = np.arange(len(data))
         started = time.monotonic()
         wrapped.train()
         while True:
@@ -245,7 +263,11 @@ def fit(
             progress = step / max(1, total - 1)
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
             with autocast(), _diverging(batch, step):
-                loss = wrapped(batch, progress=progress, generator=generator)
+                if config.carry_state:
+                    loss, state = model.loss_from(state, batch, progress=progress, generator=generator)
+                    state = state.detach()
+                else:
+                    loss = wrapped(batch, progress=progress, generator=generator)
                 objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(objective)
@@ -266,15 +288,19 @@ def fit(
             if step % per_epoch == 0:
                 break
             if due and snapshots:
-                snapshots.save(step, model, optimizer.optimizer, history, sums.to_json())
+                snapshots.save(step, model, optimizer.optimizer, history, sums.to_json(), state)
                 clock = time.monotonic()
             if stop:
                 return history
+        state = None
         record = {"epoch": epoch + 1, "step": step, **sums.result(accelerator)}
         record["learning_rate"] = optimizer.param_groups[0]["lr"]
         record["epoch_seconds"] = time.monotonic() - started
         if validation is not None and ((epoch + 1) % config.validate_epochs == 0 or step == total):
-            record["validation_elbo_per_frame"] = validate(model, validation, config, accelerator.device)
+            looked = record["validation_elbo_per_frame"] = validate(model, validation, config, accelerator.device)
+            others = [past["validation_elbo_per_frame"] for past in history if "validation_elbo_per_frame" in past]
+            if config.keep_best and snapshots and looked > max(others, default=-math.inf):
+                snapshots.keep_best(model)
         history.append(record)
         sums = _Means()
         if snapshots:
@@ -285,7 +311,7 @@ def fit(
         if stop:
             return history
     if snapshots:
-        snapshots.finish(step, model, optimizer.optimizer, history)
+        snapshots.finish(step, model, optimizer.optimizer, history, config.keep_best)
     model.eval()
     accelerator.wait_for_everyone()
     return history
@@ -295,11 +321,16 @@ def fit(
 def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torch.device | str = "cpu") -> float:
     """Mean ELBO per valid frame over windows, in nats, with the same noise at every call."""
     model.eval()
-    elbo, frames = 0.0, 0
-    for start in range(0, len(data), 4 * config.batch_size):
-        chosen = np.arange(start, min(start + 4 * config.batch_size, len(data)))
+    elbo, frames, state = 0.0, 0, None
+    count = config.batch_size * (1 if config.carry_state else 4)
+    for start in range(0, len(data), count):
+        chosen = np.arange(start, min(start + count, len(data)))
         batch = Batch.from_numpy(data[chosen], model.spaces, device)
-        loss = model.loss(batch, generator=seeded(config.seed, 0, start, device))
+        generator = seeded(config.seed, 0, start, device)
+        if config.carry_state:
+            loss, state = model.loss_from(state, batch, generator=generator)
+        else:
+            loss = model.loss(batch, generator=generator)
         elbo += float(loss.elbo.sum())
         frames += int(batch.valid.sum())
     model.train()
@@ -337,6 +368,19 @@ def _diverging(batch: Batch, step: int) -> Iterator[None]:
             f"the loss at step {step} is not finite; the term that is not: the log-evidence of the Kalman filter "
             f"({str(error).partition(';')[0]}); {_ADVICE}"
         ) from error
+
+
+def _check_carrying(model: WorldModel, validation: Data | None, config: TrainingConfig, processes: int) -> None:
+    """Raise unless training of `model` can carry its state from one batch to the next."""
+    if not isinstance(model, ContinuesLoss):
+        raise TypeError(f"carry_state needs a model with `loss_from`, found {type(model).__name__}")
+    if processes > 1:
+        raise ValueError(f"carry_state needs a single process, found {processes}")
+    if validation is not None and len(validation) % config.batch_size:
+        raise ValueError(
+            f"with carry_state the validation windows must fill batches of {config.batch_size}, found "
+            f"{len(validation)}; `Windows.streams` leaves out those that do not"
+        )
 
 
 def _drop(batch: Batch, probability: float, generator: torch.Generator) -> Batch:

@@ -65,15 +65,18 @@ class VAE(SequentialModel):
     def posterior(self, predicted: LatentState, summary: Tensor) -> tuple[Tensor, Tensor]:
         return self.inference(summary)
 
-    def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
+    def loss_from(
+        self, state: LatentState | None, batch: Batch, *, progress: float = 1.0, generator=None
+    ) -> tuple[Loss, LatentState]:
         """As the family's; with more than one sample the total is IWAE's, which has no divergence to weigh."""
-        loss = super().loss(batch, progress=progress, generator=generator)
+        loss, state = super().loss_from(state, batch, progress=progress, generator=generator)
         if self.config.num_samples == 1:
-            return loss
+            return loss, state
         bound = self.iwae_per_frame(batch.frames, batch.observed, generator=generator)
         terms = loss.terms | {"iwae": bound}
         # same heads, another bound of the frames
-        return replace(loss, total=loss.total + (loss.elbo - bound).sum() / loss.count, terms=terms, divergence=())
+        total = loss.total + (loss.elbo - bound).sum() / loss.count
+        return replace(loss, total=total, terms=terms, divergence=()), state
 
     def iwae_per_frame(self, frames: Tensor, observed: Tensor | None = None, *, generator=None) -> Tensor:
         """The bound of each frame's log p(x_t) with `num_samples`: (*batch, T) nats, 0 where it is not observed."""

@@ -65,7 +65,8 @@ class VRNN(SequentialModel):
         z, self.h_dim = config.z_dim, config.h_dim
         self.encoder = frame_encoder(config, spaces)
         features = self.encoder.out_features
-        if config.features == "separate":
+        self.feeds_features = config.features == "shared"
+        if not self.feeds_features:
             self.feedback_encoder = frame_encoder(config, spaces)
         else:
             self.shared_modules, self.proposal_modules = ("encoder",), ("inference",)

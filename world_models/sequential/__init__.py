@@ -1,6 +1,7 @@
 """What deep state-space models share: one base class, emissions, layers and the backward summary of a sequence."""
 
 from .backward import BackwardSummary
+from .chain import posterior_chain
 from .config import FrameConfig, SequentialConfig
 from .emission import Emission, frame_encoder
 from .layers import GaussianHead, Hidden, Recurrence
@@ -20,4 +21,5 @@ __all__ = [
     "frame_encoder",
     "gaussian_kl",
     "gaussian_log_prob",
+    "posterior_chain",
 ]

@@ -28,8 +28,10 @@ class BackwardSummary(nn.Module):
     def forward(self, inputs: Tensor, observed: Tensor, valid: Tensor | None, is_first: Tensor | None) -> Tensor:
         """All summaries: inputs (*batch, T, F) and flags (*batch, T) -> (*batch, T, units)."""
         start = self.start.expand(*inputs.shape[:-2], -1)
-        a, summaries = start, []
         seen = observed.to(inputs.dtype).unsqueeze(-1)
+        if valid is None and is_first is None:
+            return self.cell.run(start, torch.cat([inputs, seen], -1).flip(-2)).flip(-2)
+        a, summaries = start, []
         steps = inputs.unbind(-2)  # one gradient for all steps, not one of full size for each
         for t in reversed(range(len(steps))):
             a = self.cell(a, steps[t], seen[..., t, :])

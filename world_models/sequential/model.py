@@ -62,6 +62,7 @@ class Glimpse(State):
     fed: Tensor = event(1)  # (*batch, G) of this frame, as the generative model reads it; may be empty
     summary: Tensor = event(1)  # (*batch, S) of this and later frames; empty without smoothing
     informed: Tensor = event(0)  # (*batch) bool: something is seen from this step on
+    path: Tensor = event(1)  # (*batch, H) h_t where no draw decides it and the model knew it early; may be empty
 
 
 class SequentialModel(WorldModel):
@@ -76,6 +77,8 @@ class SequentialModel(WorldModel):
     """Length of h."""
     feeds_back: bool = False
     """The deterministic path reads x_{t-1}."""
+    feeds_features: bool = True
+    """As features that the posterior reads, too; a model whose `feedback` differs says False."""
     smooths: bool = False
     """The posterior reads a summary of later frames."""
     starts_from_z: bool = True
@@ -131,8 +134,25 @@ class SequentialModel(WorldModel):
     def summarise_sequence(
         self, glimpses: Glimpse, actions: Tensor, observed: Tensor, valid: Tensor | None, is_first: Tensor | None
     ) -> Tensor:
-        """s_t from this frame and all later ones (*batch, T, S); only for models with `smooths`."""
+        """s_t from this frame and all later ones (*batch, T, S); only for models with `smooths`.
+
+        `glimpses` hold the path where `follow` has given one.
+        """
         raise NotImplementedError
+
+    def follow(
+        self,
+        glimpses: Glimpse,
+        actions: Tensor,
+        valid: Tensor | None,
+        is_first: Tensor | None,
+        state: LatentState | None,
+    ) -> Tensor | None:
+        """h_t of all steps (*batch, T, H), for models in which no draw of z decides it; None for the others.
+
+        Where h reads frames, those that are missing count as empty here. `state` is the one before the first step.
+        """
+        return None
 
     def feedback(self, frames: Tensor) -> Tensor:
         """Features of frames (N, *frame) as h reads them; by default those that the posterior reads."""
@@ -185,14 +205,15 @@ class SequentialModel(WorldModel):
         """Encode frames (*batch, *frame), hiding those that are not `seen`."""
         rank = len(self.spaces.frame_shape)
         frames = self._hide(frames, seen)
-        features = apply_flat(self.encoder, frames, rank).to(frames.dtype)
+        features = fed = apply_flat(self.encoder, frames, rank).to(frames.dtype)
         if seen is None:
             known = torch.ones(features.shape[:-1], dtype=torch.bool, device=features.device)
         else:
             known, features = seen, torch.where(seen.unsqueeze(-1), features, 0.0)
         nothing = features[..., :0]
-        fed = apply_flat(self.feedback, frames, rank).to(frames.dtype) if self.feeds_back else nothing
-        return Glimpse(features, fed, nothing, known)
+        if self.feeds_back and not self.feeds_features:
+            fed = apply_flat(self.feedback, frames, rank).to(frames.dtype)
+        return Glimpse(features, fed if self.feeds_back else nothing, nothing, known, nothing)
 
     def _close(
         self, predicted: LatentState, glimpse: Glimpse | None, seen: Tensor | None, sample: bool, generator
@@ -252,7 +273,7 @@ class SequentialModel(WorldModel):
     ) -> LatentState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
         check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
-        glimpses = self.encode_context(frames, actions, mask, valid, is_first)
+        glimpses = self._encode(frames, actions, mask, valid, is_first, None)
         return self._run(glimpses, actions, _both(mask, valid), valid, is_first, None, sample, generator)
 
     def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
@@ -279,11 +300,16 @@ class SequentialModel(WorldModel):
 
     def encode_context(self, frames, actions, mask, valid, is_first=None) -> Glimpse:
         """Features of every frame, and of all later ones where the posterior smooths: leaves (*batch, T, ...)."""
-        observed = _both(mask, valid)
-        glimpses = self._glimpse(frames, observed)
+        return self._encode(frames, actions, mask, valid, is_first, None)
+
+    def _encode(self, frames, actions, mask, valid, is_first, state) -> Glimpse:
+        """`encode_context` of frames that come after `state`."""
+        glimpses = self._glimpse(frames, _both(mask, valid))
         if not self.smooths:
             return glimpses
         known = glimpses.informed
+        if (path := self.follow(glimpses, actions, valid, is_first, state)) is not None:
+            glimpses = replace(glimpses, path=path)
         summary = self.summarise_sequence(glimpses, actions, known, valid, is_first)
         return replace(glimpses, summary=summary, informed=informed(known, is_first))
 
@@ -302,12 +328,17 @@ class SequentialModel(WorldModel):
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
         """Negative ELBO per observed frame, and the heads' negative log-likelihood per valid step."""
+        return self.loss_from(None, batch, progress=progress, generator=generator)[0]
+
+    def loss_from(
+        self, state: LatentState | None, batch: Batch, *, progress: float = 1.0, generator=None
+    ) -> tuple[Loss, LatentState]:
         check_batch(self.spaces, batch)
-        flags, count = _needed(batch), batch.observed.sum()
-        glimpses = self.encode_context(batch.frames, batch.actions, *flags)
+        flags, count = _needed(batch, state is not None), batch.observed.sum()
+        glimpses = self._encode(batch.frames, batch.actions, *flags, state)
         observed = _both(*flags[:2])
         given = glimpses.detach() if self.codes_are_given else glimpses
-        states = self._run(given, batch.actions, observed, flags[1], flags[2], None, True, generator)
+        states = self._run(given, batch.actions, observed, flags[1], flags[2], state, True, generator)
         bound, extra = self.objective(states, batch.frames, observed, glimpses)
         if flags[1] is not None:
             bound = {name: torch.where(flags[1], term, 0.0) for name, term in bound.items()}
@@ -318,7 +349,7 @@ class SequentialModel(WorldModel):
         scalars: dict[str, Any] = {}
         if (log_std := getattr(self.emission, "log_std", None)) is not None:
             scalars["frame_std"] = log_std.detach().exp()
-        return Loss(total, terms | heads, elbo, scalars, self.divergence, count)
+        return Loss(total, terms | heads, elbo, scalars, self.divergence, count), states.index(-1)
 
     def objective(
         self, states: LatentState, frames: Tensor, observed: Tensor | None, glimpses: Glimpse
@@ -385,8 +416,11 @@ def _both(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
     return mask & valid
 
 
-def _needed(batch: Batch) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """mask, valid and is_first, None for each that says nothing, which saves work at every step."""
+def _needed(batch: Batch, goes_on: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """mask, valid and is_first, None for each that says nothing, which saves work at every step.
+
+    `goes_on`: a state comes before the first step, so that its flag says something, too.
+    """
     mask = None if bool(batch.mask.all()) else batch.mask
     valid = None if bool(batch.valid.all()) else batch.valid
-    return mask, valid, batch.is_first if bool(batch.is_first[..., 1:].any()) else None
+    return mask, valid, batch.is_first if bool(batch.is_first[..., 0 if goes_on else 1 :].any()) else None
