@@ -65,6 +65,12 @@ EXPERIMENTS = {
         "20 min",
         "discrete-gradients",
     ),
+    "polyphonic-music": Entry(
+        "reverie.scripts.reproduce.polyphonic_music",
+        "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
+        "3 h",
+        "polyphonic-music",
+    ),
     "plan-pendulum": Entry(
         "reverie.scripts.reproduce.plan_pendulum",
         "swing-up from pixels with the pretrained model, 20 seeds",

@@ -1,0 +1,155 @@
+"""Pianorolls: reading the published files, refusing others, and the experiment end to end on tiny ones."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from reverie.scripts.polyphonic import FILES, read_music
+from reverie.scripts.reproduce import polyphonic_music as experiment
+from reverie.world_models import GRU, Batch, GRUConfig, Spaces
+from reverie.world_models.training import read_history
+
+SMALL = {"network": "mlp", "hidden": (6,)}
+
+
+def music_arrays(seed=0):
+    """Streams in the published order, and three pieces."""
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for split, chunks in (("train", 3), ("valid", 2)):
+        streams = (rng.random((16, 100 * chunks, 88)) < 0.05).astype(np.float32)
+        x = streams.reshape(16, chunks, 100, 88).transpose(1, 0, 2, 3).reshape(-1, 100, 88)
+        shifted = np.concatenate([(rng.random((16, 1, 88)) < 0.05).astype(np.float32), streams[:, :-1]], 1)
+        u = shifted.reshape(16, chunks, 100, 88).transpose(1, 0, 2, 3).reshape(-1, 100, 88)
+        arrays |= {f"x_{split}": x, f"u_{split}": u}
+    lengths = np.array([9, 14, 5])
+    mask = (np.arange(14) < lengths[:, None]).astype(np.float32)
+    x = (rng.random((3, 14, 88)) < 0.05).astype(np.float32)
+    x[mask == 0] = np.nan
+    u = np.concatenate([(rng.random((3, 1, 88)) < 0.05).astype(np.float32), x[:, :-1]], 1)
+    return arrays | {"x_test": x, "u_test": u, "mask_test": mask}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    for seed, name in enumerate(FILES.values()):
+        np.savez(tmp_path / "data" / name, **music_arrays(seed))
+    return tmp_path / "data"
+
+
+def test_the_splits_are_the_files(folder):
+    arrays, music = music_arrays(), read_music(folder, "JSB")
+    assert (len(music.train), len(music.validation), len(music.test)) == (48, 32, 3)
+    batch = music.train[np.arange(48)]
+    np.testing.assert_array_equal(batch["frames"], arrays["x_train"])
+    assert batch["is_first"][:16, 0].all() and batch["is_first"].sum() == 16
+    assert batch["valid"].all() and batch["mask"].all()
+    np.testing.assert_array_equal(music.test.lengths, [9, 14, 5])
+    piece = music.test.cut(np.array([2, 0]))
+    assert piece["frames"].shape == (2, 9, 88) and not piece["is_first"].any()
+    np.testing.assert_array_equal(music.test.before, arrays["u_test"][:, 0])
+    np.testing.assert_array_equal(piece["frames"][0, :5], arrays["x_test"][2, :5])
+    assert not piece["frames"][0, 5:].any() and not piece["mask"][0, 5:].any()
+
+
+DAMAGES = {
+    "lacks": (lambda a: a.pop("mask_test"), "lacks mask_test"),
+    "shuffled": (lambda a: a.update(x_train=a["x_train"][::-1]), r"chunk i \+ 16 of x_train does not continue"),
+    "not 16": (lambda a: a.update(x_valid=a["x_valid"][:-1]), r"expected both \(N, 100, 88\) with N a multiple of 16"),
+    "shape": (lambda a: a.update(x_train=a["x_train"][..., :80]), r"x_train must be a pianoroll \(N, T, 88\)"),
+    "values": (lambda a: a.update(x_train=2 * a["x_train"]), "zeros and ones"),
+    "holes": (lambda a: a["mask_test"].__setitem__((1, 3), 0), "1 for the steps of a piece and 0 behind"),
+    "mask": (
+        lambda a: a.update(mask_test=a["mask_test"][:, :-1]),
+        r"have shapes \(3, 14, 88\), \(3, 14, 88\) and \(3, 13\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGES)
+def test_other_files_are_refused(folder, case):
+    damage, message = DAMAGES[case]
+    arrays = music_arrays()
+    damage(arrays)
+    np.savez(folder / FILES["JSB"], **arrays)
+    with pytest.raises(ValueError, match=message):
+        read_music(folder, "JSB")
+
+
+def test_missing_and_damaged_files(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no folder; expected one with jsb_raw"):
+        read_music(tmp_path / "nowhere", "JSB")
+    (folder / FILES["MuseData"]).unlink()
+    with pytest.raises(FileNotFoundError, match=r"muse_raw\S+ is missing \(MuseData\); \S+ holds jsb_raw"):
+        read_music(folder, "MuseData")
+    (folder / FILES["JSB"]).write_bytes((folder / FILES["JSB"]).read_bytes()[:500])
+    with pytest.raises(ValueError, match="is damaged or no npz file"):
+        read_music(folder, "JSB")
+    with pytest.raises(ValueError, match="found set 'Bach', expected one of JSB"):
+        read_music(folder, "Bach")
+
+
+def test_piece_bounds_are_those_of_each_piece_alone(folder):
+    torch.manual_seed(0)
+    model, pieces = GRU(GRUConfig(**SMALL, h_dim=4), Spaces((88,), 1)), read_music(folder, "JSB").test
+    bounds = experiment.piece_bounds(model, pieces, group=2)
+    for i, length in enumerate(pieces.lengths):
+        alone = {name: array[:, :length] for name, array in pieces[np.array([i])].items()}
+        batch = Batch.from_numpy(alone, model.spaces)
+        states = model.observe(torch.cat([torch.as_tensor(pieces.before[i])[None, None], batch.frames], 1),
+                               torch.zeros(1, length + 1, 1))  # fmt: skip
+        expected = model.decode(states).log_prob(torch.cat([batch.frames[:, :1], batch.frames], 1))[:, 1:].sum()
+        assert bounds[i] == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+@pytest.fixture
+def args(folder, tmp_path):
+    models = ("srnn-smooth-res", "srnn-filt", "vrnn", "gru")
+    made = experiment.Args(
+        data=folder, models=models, seeds=(0, 1), d_dim=4, z_dim=2, units=6, out=tmp_path / "out"
+    )  # fmt: skip
+    return replace(made, json=tmp_path / "result.json", training=replace(made.training, epochs=2))
+
+
+def test_the_experiment_measures_its_keys_and_goes_on(args):
+    experiment.main(replace(args, sets=("JSB",), models=("srnn-smooth-res", "gru"), validate=True))
+    assert not args.json.exists() and not (args.out / "measured").exists()
+    experiment.main(replace(args, sets=("JSB",)))
+    experiment.main(replace(args, sets=("Piano-midi",), models=("srnn-filt",)))
+    metrics = json.loads(args.json.read_text())["metrics"]
+    assert len(metrics["JSB/srnn-smooth-res"]["values"]) == 2
+    for name in ("JSB/srnn-filt", "JSB/vrnn", "JSB/gru", "Piano-midi/srnn-filt"):
+        for prefix in ("", "per_step/", "validation/"):
+            assert len(metrics[prefix + name]["values"]) == 1 and metrics[prefix + name]["mean"] < 0
+    chosen = max(("srnn-smooth-res", "srnn-filt"), key=lambda name: metrics[f"validation/JSB/{name}"]["values"][0])
+    assert metrics["JSB"] == metrics[f"JSB/{chosen}"]
+    assert metrics["Piano-midi"] == metrics["Piano-midi/srnn-filt"]
+    folder = args.out / "JSB" / "gru" / "seed-0"
+    best = max(record["validation_elbo_per_frame"] for record in read_history(folder))
+    assert metrics["validation/JSB/gru"]["mean"] == best
+
+
+def test_the_models_are_the_papers_variants(args):
+    found = {name: experiment.model_of(args, name) for name in experiment.MODELS}
+    options = {
+        name: (config["inference"], config["residual"]) for name, (kind, config) in found.items() if kind == "srnn"
+    }
+    assert options == {
+        "srnn-smooth-res": ("smoothing", True),
+        "srnn-smooth": ("smoothing", False),
+        "srnn-filt-res": ("filtering", True),
+        "srnn-filt": ("filtering", False),
+    }
+    assert found["vrnn"][0] == "vrnn" and found["gru"][0] == "gru" and found["gru"][1]["h_dim"] == 4
+
+
+def test_mistaken_options(args):
+    with pytest.raises(ValueError, match=r"--models knows .*found rnn"):
+        replace(args, models=("rnn",))
+    with pytest.raises(ValueError, match="training needs carry_state and batch_size 16"):
+        replace(args, training=replace(args.training, carry_state=False))
+    with pytest.raises(ValueError, match="holds no finished run"):
+        experiment.main(replace(args, sets=("JSB",), stages=("evaluate",)))
