@@ -71,6 +71,12 @@ EXPERIMENTS = {
         "3 h",
         "polyphonic-music",
     ),
+    "moving-agents": Entry(
+        "reverie.scripts.reproduce.moving_agents",
+        "VRNN with IWAE, AESMC and alternating bounds on a half hidden walk",
+        "2 h",
+        "moving-agents",
+    ),
     "plan-pendulum": Entry(
         "reverie.scripts.reproduce.plan_pendulum",
         "swing-up from pixels with the pretrained model, 20 seeds",
