@@ -77,6 +77,12 @@ EXPERIMENTS = {
         "2 h",
         "moving-agents",
     ),
+    "speech": Entry(
+        "reverie.scripts.reproduce.speech",
+        "SRNN on waveforms at --data DIR; synthetic hums without it",
+        "1 min",
+        "speech",
+    ),
     "plan-pendulum": Entry(
         "reverie.scripts.reproduce.plan_pendulum",
         "swing-up from pixels with the pretrained model, 20 seeds",
