@@ -1,6 +1,7 @@
 """The spatial memory beside a slow twin that keeps Python lists: search, sharing, copy on write, what is refused."""
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -115,6 +116,75 @@ def test_the_tree_finds_what_brute_force_finds(monkeypatch, extra):
         states = SpatialMemory.stack([memory, longer])
         early = states.nearest(query[:, :2], 5).value[:, 0]
         assert torch.equal(early, memory.nearest(query[:, 0], 5).value)
+
+
+@pytest.fixture
+def small_trees(monkeypatch):
+    """Trees from 60 entries on, in steps of 16."""
+    monkeypatch.setattr(spatial_memory, "TREE_SIZE", 60)
+    monkeypatch.setattr(spatial_memory, "NEWEST", 16)
+
+
+def by_brute_force(monkeypatch, memory, query, k, embed=None):
+    with monkeypatch.context() as patch:
+        patch.setattr(spatial_memory, "TREE_SIZE", 10**9)
+        return memory.nearest(query, k, embed=embed)
+
+
+class Turned(torch.nn.Module):
+    """(s1, s2) to three numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.map = torch.nn.Linear(D, 3, bias=False, dtype=torch.float64)
+
+    def forward(self, position):
+        return torch.cat([self.map(position)[..., :2], position[..., :1].cos()], -1)
+
+
+@pytest.mark.parametrize("embed", [None, Turned(), lambda s: s.sin()], ids=["plain", "module", "function"])
+def test_trees_grow_with_the_memory(monkeypatch, small_trees, embed):
+    query, memory = entries(2, 9, seed=1)[0], empty(2)
+    with torch.no_grad():
+        for step in range(24):
+            memory = memory.write(*entries(2, 17, seed=step))
+            if step == 15:  # one sequence starts afresh, in the middle of what trees cover
+                memory = memory.forget(torch.tensor([True, False]))
+            ours = memory.expand(9).nearest(query, 6, embed=embed)
+            expected = by_brute_force(monkeypatch, memory.expand(9), query, 6, embed)
+            assert torch.equal(ours.found, expected.found)
+            assert torch.equal(ours.value[ours.found], expected.value[expected.found])
+        trees = memory._buffer.trees
+    assert bool(trees) == (embed is None or isinstance(embed, torch.nn.Module)), "a function may change unseen"
+    for tree in trees.values():
+        ends = [(begin, end) for begin, end, _ in tree.runs]
+        assert ends[0][0] == 0 and all(a[1] == b[0] for a, b in pairwise(ends))
+        assert ends[-1][1] > 24 * 17 - 16 and len(ends) <= 6
+
+
+def test_steps_of_a_sequence_see_no_more_than_was_there(monkeypatch, small_trees):
+    memory, states = empty(2), []
+    with torch.no_grad():
+        for step in range(12):
+            memory = memory.write(*entries(2, 17, seed=step))
+            states.append(memory)
+        stacked, query = SpatialMemory.stack(states), entries(2, 12, seed=1)[0]
+        memory.nearest(query[:, 0], 3)
+        ours, expected = stacked.nearest(query, 3), by_brute_force(monkeypatch, stacked, query, 3)
+    assert torch.equal(ours.value, expected.value)
+    for t in (0, 5):
+        assert torch.equal(ours.value[:, t], states[t].nearest(query[:, t], 3).value)
+
+
+def test_trees_follow_an_embedding_that_learns(monkeypatch, small_trees):
+    embed, query = Turned(), entries(2, 9, seed=1)[0]
+    with torch.no_grad():
+        memory = filled(2, n=200).expand(9)
+        before = memory.nearest(query, 4, embed=embed)
+        embed.map.weight.add_(torch.randn(3, D, generator=torch.Generator().manual_seed(0)))
+        after = memory.nearest(query, 4, embed=embed)
+        assert torch.equal(after.value, by_brute_force(monkeypatch, memory, query, 4, embed).value)
+    assert not torch.equal(before.value, after.value)
 
 
 def test_distances_in_an_embedding():

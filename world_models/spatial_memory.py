@@ -12,9 +12,11 @@ Writing returns a new memory. Without gradients the newest memory of a buffer ap
 older memory can see: O(new entries), with capacity that doubles. Any other memory (expanded, indexed, overtaken by
 another write) copies before it writes. With gradients every write copies, because autograd may need the old buffer.
 
-Search is exact at every size. Small memories are searched by brute force, in chunks; from `TREE_SIZE` entries on, a
-k-d tree (scipy) over all but the newest entries finds the indices. Weights are computed afresh from the entries found,
-so both ways have the same gradients.
+Search is exact at every size. Small memories are searched by brute force, in chunks; from `TREE_SIZE` entries on, k-d
+trees (scipy) find the indices. Each tree is over a run of entries, and as entries come in, runs of similar length are
+merged: N entries have O(log N) trees and cost O(log N) insertions each; the newest, and runs of which not every query
+may see all, are searched by brute force. Weights are computed afresh from the entries found, so both ways have the same
+gradients. In a space of its own (`embed`) trees are kept as long as the module that maps into it does not change.
 """
 
 from __future__ import annotations
@@ -26,12 +28,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from .state import State, event
 
-TREE_SIZE = 4096  # entries from which a tree pays
+TREE_SIZE = 4096  # entries from which trees pay
+NEWEST = 1024  # entries that are collected before they make a tree
 CHUNK = 1 << 22  # distances in memory at a time
 LEAST_CAPACITY = 16
 
@@ -50,7 +53,26 @@ class _Buffer:
         self.in_place = in_place  # no gradient depends on its slots
         self.family: object = object() if parent is None else parent.family
         self.generation: int = 0 if parent is None else parent.generation + 1
-        self.trees: dict[int, tuple[int, Any]] = {} if parent is None else parent.trees  # row -> (entries, tree)
+        self.trees: dict[int, _Trees] = {} if parent is None else parent.trees  # row -> trees
+
+
+class _Trees:
+    """k-d trees over consecutive runs of the entries of one sequence, in the space of one embedding."""
+
+    def __init__(self, signature: Any) -> None:
+        self.signature = signature  # of the embedding
+        self.runs: list[tuple[int, int, Any]] = []  # begin, end, tree
+
+    def grow(self, stop: int, keys: Callable[[int, int], Tensor]) -> None:
+        """Cover the entries before `stop` but for the newest; `keys(begin, end)` are entries in that space."""
+        from scipy.spatial import cKDTree  # at its first use, as few memories are large
+
+        begin = self.runs[-1][1] if self.runs else 0
+        if stop - begin < NEWEST:
+            return
+        while self.runs and self.runs[-1][1] - self.runs[-1][0] < 2 * (stop - begin):
+            begin = self.runs.pop()[0]
+        self.runs.append((begin, stop, cKDTree(keys(begin, stop).double().cpu().numpy())))
 
 
 @dataclass(frozen=True)
@@ -267,19 +289,19 @@ class SpatialMemory(State):
             return self._with_capacity(1).nearest(query, k, embed=embed)
         lead, position, value, start, stop, queries = self._unshared(query)
         count = queries.shape[-2]
-        keys, targets = (position, queries) if embed is None else (embed(position), embed(queries))
         if k is None:
             slots = torch.arange(self.capacity, device=start.device).expand(*lead, count, -1)
         else:
-            slots = self._search(targets.detach(), keys.detach(), start, stop, min(k, self.capacity), embed is None)
+            slots = self._search(queries.detach(), position.detach(), start, stop, min(k, self.capacity), embed)
         found = (slots >= start.unsqueeze(-1)) & (slots < stop.unsqueeze(-1))
         width = slots.shape[-1]
         flat = slots.reshape(*lead, count * width)
-        neighbour_keys = _take(keys, flat).reshape(*lead, count, width, keys.shape[-1])
-        square = (neighbour_keys - targets.unsqueeze(-2)).square().sum(-1)
+        neighbours = _take(position, flat)
+        keys, targets = (neighbours, queries) if embed is None else (embed(neighbours), embed(queries))
+        square = (keys.reshape(*lead, count, width, -1) - targets.unsqueeze(-2)).square().sum(-1)
         shape = (*self.batch_shape, width)
         return Neighbours(
-            position=_take(position, flat).reshape(*shape, -1),
+            position=neighbours.reshape(*shape, -1),
             value=_take(value, flat).reshape(*shape, -1),
             square_distance=torch.where(found, square, 1.0).reshape(shape),
             found=found.reshape(shape),
@@ -322,41 +344,79 @@ class SpatialMemory(State):
         return axes
 
     @torch.no_grad()
-    def _search(self, query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int, plain: bool) -> Tensor:
-        """Slots (*lead, P, k) of the nearest keys (*lead, C, e) within each query's window; rubbish beyond those."""
-        if plain and self._buffer is not None and self.capacity >= TREE_SIZE:
-            flat = [x.reshape(-1, *x.shape[x.ndim - 2 :]) for x in (query, keys)]
+    def _search(self, query: Tensor, position: Tensor, start: Tensor, stop: Tensor, k: int, embed) -> Tensor:
+        """Slots (*lead, P, k) of the entries (*lead, C, d) nearest within each query's window; rubbish beyond those."""
+        signature = _signature(embed)
+        if signature is not None and self._buffer is not None and self.capacity >= TREE_SIZE:
+            flat = [x.reshape(-1, *x.shape[x.ndim - 2 :]) for x in (query, position)]
             windows = [x.reshape(-1, x.shape[-1]) for x in (start, stop)]
-            rows = [self._search_row(n, *row, k) for n, row in enumerate(zip(*flat, *windows, strict=True))]
+            rows = [
+                self._search_row(n, *row, k, embed, signature)
+                for n, row in enumerate(zip(*flat, *windows, strict=True))
+            ]
             return torch.stack(rows).reshape(*query.shape[:-1], k) if rows else start.new_zeros(*query.shape[:-1], k)
-        rows = max(1, math.prod(query.shape[:-2]))
-        step = max(1, CHUNK // (rows * keys.shape[-2]))
-        chunks = zip(*(x.split(step, -2) for x in (query, start.unsqueeze(-1), stop.unsqueeze(-1))), strict=True)
-        return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
+        keys, targets = (position, query) if embed is None else (embed(position), embed(query))
+        return in_chunks(targets, keys, start, stop, k)
 
-    def _search_row(self, row: int, query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
-        """As `_search` for one sequence: a tree over all but the newest entries, brute force over those."""
-        first, last = int(stop.min()), int(stop.max())
-        covered, tree = self._buffer.trees.get(row, (0, None))
-        stale = last - covered > max(TREE_SIZE // 4, covered // 4)
-        if stale and last >= TREE_SIZE:
-            from scipy.spatial import cKDTree  # at its first use, as few memories are large
+    def _search_row(self, row: int, query, position, start, stop, k: int, embed, signature) -> Tensor:
+        """As `_search` for one sequence, with trees where every query may see the whole run."""
+        target = query if embed is None else embed(query)
 
-            covered, tree = last, cKDTree(keys[:last].double().cpu().numpy())
-            self._buffer.trees[row] = (covered, tree)
-        if covered == 0 or first < covered or bool(start.any()) or k > covered:
-            step = max(1, CHUNK // keys.shape[-2])
-            chunks = zip(*(x.split(step, -2) for x in (query, start[:, None], stop[:, None])), strict=True)
-            return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
-        found = tree.query(query.double().cpu().numpy(), k)[1]
-        found = torch.as_tensor(np.asarray(found).reshape(-1, k), device=query.device)
-        if last == covered:
-            return found
-        recent = torch.arange(covered, last, device=query.device).expand(len(query), -1)
-        candidates = torch.cat([found, recent], -1)
-        square = (keys[candidates] - query.unsqueeze(-2)).square().sum(-1)
-        square = torch.where(candidates < stop[:, None], square, torch.inf)
-        return candidates.gather(-1, square.topk(k, largest=False).indices)
+        def keys(begin: int, end: int) -> Tensor:
+            return position[begin:end] if embed is None else embed(position[begin:end])
+
+        trees = self._buffer.trees.get(row)
+        if trees is None or trees.signature != signature:
+            trees = self._buffer.trees[row] = _Trees(signature)
+        lowest, highest = int(start.min()), int(stop.max())
+        if highest >= TREE_SIZE:
+            trees.grow(highest, keys)
+        points, found, searched = target.double().cpu().numpy(), [], 0
+        runs = [run for run in trees.runs if run[0] >= int(start.max()) and run[1] <= int(stop.min())]
+        gaps = []
+        for begin, end, tree in runs:
+            gaps.append((searched, begin))
+            slots = np.asarray(tree.query(points, min(k, end - begin))[1]).reshape(len(points), -1)
+            found.append(torch.as_tensor(slots + begin, device=query.device))
+            searched = end
+        for begin, end in [*gaps, (searched, max(highest, searched))]:
+            begin, end = max(begin, lowest), min(end, highest)
+            if begin < end:
+                some = min(k, end - begin)
+                found.append(in_chunks(target, keys(begin, end), start - begin, stop - begin, some) + begin)
+        slots = torch.cat(found, -1) if found else start.new_zeros(len(query), k)
+        if len(found) == 1 and slots.shape[-1] == k:
+            return slots
+        near = (keys_at(position, slots, embed) - target.unsqueeze(-2)).square().sum(-1)
+        near = near.masked_fill((slots < start[:, None]) | (slots >= stop[:, None]), torch.inf)
+        if (missing := k - slots.shape[-1]) > 0:  # some slot that no query may see
+            hidden = highest if highest < len(position) else lowest - 1
+            slots = functional.pad(slots, (0, missing), value=hidden)
+            near = functional.pad(near, (0, missing), value=torch.inf)
+        return slots.gather(-1, near.topk(k, largest=False).indices)
+
+
+def in_chunks(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
+    """`brute_force` for queries (*lead, P, e) in windows (*lead, P), few enough at a time."""
+    rows = max(1, math.prod(query.shape[:-2]))
+    step = max(1, CHUNK // (rows * keys.shape[-2]))
+    chunks = zip(*(x.split(step, -2) for x in (query, start.unsqueeze(-1), stop.unsqueeze(-1))), strict=True)
+    return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
+
+
+def keys_at(position: Tensor, slots: Tensor, embed: Embed | None) -> Tensor:
+    """Entries (P, n, e) of positions (C, d) at slots (P, n), in the space of `embed`."""
+    picked = position[slots]
+    return picked if embed is None else embed(picked)
+
+
+def _signature(embed: Embed | None) -> tuple | None:
+    """Equal as long as an embedding is; None for one of which that cannot be told."""
+    if embed is None:
+        return ()
+    if isinstance(embed, nn.Module):
+        return (embed, *((id(parameter), parameter._version) for parameter in embed.parameters()))
+    return None
 
 
 def brute_force(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
