@@ -329,6 +329,12 @@ def test_mistakes_say_what_was_found():
         model.placed(state, torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"imagine needs actions of shape \(2, 'H', 5\), found \(2, 9, 4\)"):
         model.imagine(state, batch.actions[..., :4])
+    with pytest.raises(ValueError, match=r"travel needs actions of shape \(2, 'H', 5\), found \(2, 9, 4\)"):
+        model.travel(state, batch.actions[..., :4])
+    with pytest.raises(ValueError, match="of another model"):
+        model.imagine(other, batch.actions)
+    with pytest.raises(ValueError, match="of another model"):
+        model.imagine(built(z_dim=5).observe(batch.frames, batch.actions).index(-1), batch.actions)
     assert isinstance(state, State)
 
 

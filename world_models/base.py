@@ -208,14 +208,7 @@ class WorldModel(nn.Module, ABC):
 
         With `sample` a trajectory is drawn; without, the model's mean (or exact moments, where it has them).
         """
-        if actions.shape[:-2] != state.batch_shape or actions.shape[-1] != self.spaces.action_dim:
-            raise ValueError(
-                f"imagine needs actions of shape {(*state.batch_shape, 'H', self.spaces.action_dim)}, "
-                f"found {tuple(actions.shape)}"
-            )
-        if actions.shape[-2] == 0:
-            raise ValueError("imagine needs at least one action, found H = 0")
-        _require_finite_actions(actions)
+        check_plan(self.spaces, state, actions, "imagine")
         states = []
         for t in range(actions.shape[-2]):
             predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
@@ -296,6 +289,22 @@ def check_sequence(
     matters = matters if flags.get("valid") is None else matters & flags["valid"]
     _require_finite_actions(actions[..., 1:, :], matters[..., 1:])
     return leading[:-1], leading[-1]
+
+
+def check_plan(spaces: Spaces, state: State, actions: Tensor, verb: str) -> None:
+    """Check that `actions` are (*batch, H, A) for a state (*batch), at least one, and finite.
+
+    Raises:
+        ValueError: otherwise; the message begins with `verb`.
+    """
+    if actions.shape[:-2] != state.batch_shape or actions.shape[-1] != spaces.action_dim:
+        raise ValueError(
+            f"{verb} needs actions of shape {(*state.batch_shape, 'H', spaces.action_dim)}, "
+            f"found {tuple(actions.shape)}"
+        )
+    if actions.shape[-2] == 0:
+        raise ValueError(f"{verb} needs at least one action, found H = 0")
+    _require_finite_actions(actions)
 
 
 def _require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> None:

@@ -54,7 +54,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_batch
+from .base import Loss, WorldModel, check_batch, check_plan
 from .batch import Batch, Spaces
 from .capabilities import Location, Places
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
@@ -155,7 +155,7 @@ class GTMSM(WorldModel):
         return GTMSMState(here, here, here, drawn, z, torch.ones_like(z), memory)
 
     def predict(self, state, action, *, sample=True, generator=None) -> GTMSMState:
-        expected, displacement = self.transition(state.position, state.displacement, action)
+        expected, displacement = self.transition(self._own(state).position, state.displacement, action)
         position = expected + self.config.position_std * normal_like(expected, generator) if sample else expected
         prior = self.prior_view(state.memory, position, Phase.last(self.config))
         mean, std = prior.moments()
@@ -379,7 +379,8 @@ class GTMSM(WorldModel):
         return replace(state, position=position, expected=position, displacement=torch.zeros_like(position))
 
     def travel(self, state: GTMSMState, actions: Tensor) -> GTMSMState:
-        position, displacement = self._own(state).position, state.displacement
+        check_plan(self.spaces, self._own(state), actions, "travel")
+        position, displacement = state.position, state.displacement
         steps = []
         for wish in self.transition.wish(actions).unbind(-2):
             position, displacement = self.transition.move(position, displacement, wish)
