@@ -12,9 +12,11 @@ from .cem import CEM
 from .dream_env import DreamEnv
 from .image_extractor import SmallImageExtractor
 from .lqg import LQG
+from .memory_planner import MemoryPlanner
 from .mpc_agent import MPCAgent, PlanningPolicy
 from .mppi import MPPI
 from .objectives import ActionPenalty, GoalCode, GoalImage, LearnedReward, Objective, QuadraticCost, WeightedSum
+from .places import Explore, GoalPlace
 from .sb3_vector import sb3_vector
 
 PLANNERS: dict[str, type[Planner]] = {}
@@ -37,6 +39,7 @@ def register(name: str, planner: type[Planner]) -> None:
 register("cem", CEM)
 register("mppi", MPPI)
 register("lqg", LQG)
+register("memory", MemoryPlanner)
 
 __all__ = [
     "CEM",
@@ -45,10 +48,13 @@ __all__ = [
     "PLANNERS",
     "ActionPenalty",
     "DreamEnv",
+    "Explore",
     "GoalCode",
     "GoalImage",
+    "GoalPlace",
     "LearnedReward",
     "MPCAgent",
+    "MemoryPlanner",
     "Objective",
     "Plan",
     "Planner",

@@ -75,7 +75,7 @@ class LQG:
             raise ValueError("LQG needs continuous actions, found discrete ones; plan with cem or mppi")
         batch, dtype, device = check_request(self, model, state, warm_start)
         shape = (batch, self.horizon, model.spaces.action_dim)
-        objective = objective.bind(model)
+        objective = objective.bind(model).at(model, state)
         cost = objective.quadratic(model, state, self.horizon)
         best = torch.zeros(shape, dtype=dtype, device=device)
         if warm_start is not None:

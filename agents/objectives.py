@@ -66,6 +66,21 @@ class Objective(ABC):
         """The same objective with everything computed once that needs the model but no state, such as goal codes."""
         return self
 
+    def at(self, model, state: State) -> Objective:
+        """The same objective for plans from `state` (B), with everything computed once that needs its memory."""
+        return self
+
+    def approach(self) -> Objective:
+        """The part of this objective, after `at`, that leads to a place (`places.Approach`).
+
+        Raises:
+            ValueError: if there is none, or more than one.
+        """
+        raise ValueError(
+            f"{type(self).__name__} names no place to go to, which planning in memory needs; "
+            "use GoalPlace or Explore, or plan with cem or mppi"
+        )
+
     def with_goal(self, goal: Tensor) -> Objective:
         """The same objective for goal frames (B, C, H, W) or (B, D); objectives without a goal stay as they are."""
         return self
@@ -103,6 +118,13 @@ class WeightedSum(Objective):
 
     def bind(self, model):
         return WeightedSum(tuple((weight, term.bind(model)) for weight, term in self.terms))
+
+    def at(self, model, state):
+        return WeightedSum(tuple((weight, term.at(model, state)) for weight, term in self.terms))
+
+    def approach(self):
+        found = [term for weight, term in self.terms if weight > 0 and type(term).approach is not Objective.approach]
+        return found[0].approach() if len(found) == 1 else super().approach()
 
     def with_goal(self, goal):
         return WeightedSum(tuple((weight, term.with_goal(goal)) for weight, term in self.terms))

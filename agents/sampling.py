@@ -81,7 +81,7 @@ class SamplingPlanner(ABC):
         batch, dtype, device = check_request(self, model, state, warm_start)
         draw = _Categorical if model.spaces.discrete_actions else _Gaussian
         search = draw.start(self, (batch, self.horizon, model.spaces.action_dim), warm_start, dtype, device)
-        objective = objective.bind(model)
+        objective = objective.bind(model).at(model, state)
         candidates_state = state.expand(self.num_candidates)
         best = search.centre()
         best_score = torch.full((batch,), -torch.inf, dtype=dtype, device=device)

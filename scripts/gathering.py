@@ -10,10 +10,11 @@ from .dispatch import unknown
 
 @dataclass(frozen=True)
 class PlanningConfig:
-    """How an agent plans that gathers data in the model of a run, for the reward that the model expects."""
+    """How an agent plans that gathers data in the model of a run: for the reward that the model expects, or with the
+    planner in memory for what it has not seen."""
 
     planner: str = "cem"
-    """cem, mppi, or one of your own."""
+    """cem, mppi, memory, or one of your own."""
     horizon: int = 20
     """Steps to plan ahead."""
     explore: float = 0.3
@@ -33,7 +34,7 @@ def policy_of(name: str | None, config: PlanningConfig, num_envs: int):
 
     if name is None or name in POLICIES:
         return name
-    from reverie.agents import PLANNERS, LearnedReward
+    from reverie.agents import PLANNERS, Explore, LearnedReward, MemoryPlanner
     from reverie.agents.mpc_agent import MPCAgent, PlanningPolicy
     from reverie.world_models.checkpoints import load, resolve
 
@@ -48,6 +49,7 @@ def policy_of(name: str | None, config: PlanningConfig, num_envs: int):
     settings = {"name": "planning", "model": folder.name, "sha256": weights, "num_envs": num_envs} | asdict(config)
 
     def make_agent(num: int, seed: int) -> MPCAgent:
-        return MPCAgent(model, planner, LearnedReward(), num_envs=num, seed=seed, explore=config.explore)
+        objective = Explore() if isinstance(planner, MemoryPlanner) else LearnedReward()
+        return MPCAgent(model, planner, objective, num_envs=num, seed=seed, explore=config.explore)
 
     return PlanningPolicy(make_agent, settings)

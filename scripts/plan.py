@@ -25,13 +25,14 @@ class Args:
     env_set: tuple[str, ...] = ()
     """Arguments of the environment, such as `--env-set size=16`; by default those of the model's data."""
     planner: str = "cem"
-    """cem, mppi, lqg, or one of your own (--import my_module)."""
+    """cem, mppi, lqg, memory (of a model with a spatial one), or one of your own (--import my_module)."""
     horizon: int = 20
     """Steps to plan ahead."""
     set: tuple[str, ...] = ()
     """Other settings of the planner, such as `--set num_candidates=500 correlation=0.8`."""
     objective: str = "auto"
-    """reward (the model's), goal (the frame that the world shows at reset), or auto: goal for lqg, else reward."""
+    """reward (the model's), goal (see the frame that the world shows at reset), place (go to where that was seen),
+    explore, or auto: place for memory, goal for lqg, else reward."""
     action_penalty: float = 0.0
     """Weight of the squared actions in the objective."""
     replan_every: int = 1
@@ -61,8 +62,8 @@ def main(args: Args) -> None:
     settings = {"horizon": args.horizon, **planning.parse_settings(args.set)}
     planner = planning.choose_planner(args.planner, settings)
     objective = planning.choose_objective(args.objective, planner, model, args.action_penalty)
-    # LQG needs linear dynamics, which the truth does not offer; there the yardstick is CEM.
-    same = args.planner != "lqg"
+    # The truth offers neither linear dynamics nor a memory of places; there the yardstick is CEM.
+    same = args.planner not in ("lqg", "memory")
     yardstick = planner if same else planning.choose_planner("cem", {"horizon": args.horizon})
     result = planning.measure(
         f"{args.planner} in {world.env_id}", model, world, planner, objective,

@@ -94,21 +94,26 @@ def choose_planner(name: str, settings: Mapping[str, Any]) -> Planner:
 
 
 def choose_objective(name: str, planner: Planner, model: WorldModel, action_penalty: float) -> Objective:
-    """The objective called "reward", "goal", or "auto": a goal where the planner or the model needs one, else reward.
+    """The objective called "reward", "goal", "place", "explore", or "auto".
+
+    That is a place for the planner in memory, a goal where another planner or the model needs one, else the reward.
 
     Raises:
         ValueError: for an unknown name or a negative penalty.
     """
-    from reverie.agents import LQG, ActionPenalty, GoalImage, LearnedReward
+    from reverie.agents import LQG, ActionPenalty, Explore, GoalImage, GoalPlace, LearnedReward, MemoryPlanner
     from reverie.world_models.capabilities import PredictsReward
 
     if action_penalty < 0:
         raise ValueError(f"the action penalty must not be negative, found {action_penalty}")
-    if name == "auto":
+    kinds = {"reward": LearnedReward, "goal": GoalImage, "place": GoalPlace, "explore": Explore}
+    if name == "auto" and isinstance(planner, MemoryPlanner):
+        name = "place"
+    elif name == "auto":
         name = "goal" if isinstance(planner, LQG) or not isinstance(model, PredictsReward) else "reward"
-    if name not in ("reward", "goal"):
-        raise ValueError(unknown("objective", name, ("auto", "reward", "goal")))
-    objective = LearnedReward() if name == "reward" else GoalImage()
+    if name not in kinds:
+        raise ValueError(unknown("objective", name, ("auto", *kinds)))
+    objective = kinds[name]()
     return objective + action_penalty * ActionPenalty() if action_penalty else objective
 
 

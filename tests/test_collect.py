@@ -85,6 +85,19 @@ def test_an_agent_that_plans_gathers_data(tmp_path, run_folder):
     assert len(set(noise)) == 4
 
 
+def test_an_agent_with_a_memory_explores(tmp_path):
+    import torch
+    from reverie.world_models import Spaces
+    from reverie.world_models.checkpoints import build, save
+
+    torch.manual_seed(0)
+    spaces = Spaces((3, 8, 8), 5, discrete_actions=True)
+    folder = save(build("gtm-sm", {"z_dim": 4, "hidden": (8,)}, spaces), tmp_path / "run")
+    line = ["reverie/ImageNavigation-v0", "--episodes", 2, "--max-steps", 4, "--policy", folder]
+    assert run(*line, "--planning.planner", "memory", "--out", tmp_path / "data") == 0
+    assert Dataset.open(tmp_path / "data").manifest.policy["planner"] == "memory"
+
+
 def test_a_dataset_is_not_continued_by_another_model(tmp_path, run_folder, capsys):
     line = [PENDULUM, "--size", 16, "--max-steps", 2, "--policy", run_folder, "--planning.horizon", 2]
     line += ["--num-envs", 2, "--out", tmp_path / "data"]

@@ -7,7 +7,7 @@ import torch
 from reverie.scripts.cli import main
 from reverie.scripts.planning import World, choose_objective, choose_planner, choose_world, parse_settings
 from reverie.scripts.results import read_result
-from reverie.world_models import KVAE, MODELS, KVAEConfig, Spaces
+from reverie.world_models import GTMSM, KVAE, MODELS, GTMSMConfig, KVAEConfig, Spaces
 from reverie.world_models.checkpoints import save
 
 MANIFEST = {"env_id": "reverie/Pendulum-v0", "env_kwargs": {"size": 16, "max_episode_steps": 6}}
@@ -94,6 +94,20 @@ def test_a_world_that_actions_do_not_change_has_no_scale_but_returns(tmp_path, c
     assert {"return/cem", "return/random", "plan_ms/cem"} < metrics.keys() and "normalised_return/cem" not in metrics
 
 
+def test_plans_in_a_spatial_memory(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = GTMSM(GTMSMConfig(z_dim=4, hidden=(8,)), Spaces((3, 8, 8), 5, discrete_actions=True))
+    model.name = "gtm-sm"
+    manifest = {"env_id": "reverie/ImageNavigation-v0", "env_kwargs": {"max_episode_steps": 5}}
+    folder, result = str(save(model, tmp_path / "run", extra={"manifest": manifest})), tmp_path / "plan.json"
+    options = ["--planner", "memory", "--horizon", "3"]
+    assert main(["plan", folder, *options, "--episodes", "2", "--json", str(result)]) == 0
+    assert "memory" in capsys.readouterr().out
+    assert len(read_result(result)["metrics"]["return/memory"]["values"]) == 2
+    assert main(["plan", folder, *options, "--objective", "goal", "--episodes", "1"]) == 2
+    assert "GoalCode names no place to go to" in capsys.readouterr().err
+
+
 def test_unknown_run_is_refused(capsys):
     assert main(["plan", "no-such-run"]) == 2
     assert "neither a folder" in capsys.readouterr().err
@@ -120,4 +134,7 @@ def test_objectives_by_name():
              for p, planner in (("cem", cem), ("lqg", lqg)) for o in ("auto", "reward", "goal")}  # fmt: skip
     assert names["cem", "auto"] == names["cem", "reward"] == names["lqg", "reward"] == "LearnedReward"
     assert names["lqg", "auto"] == names["cem", "goal"] == "GoalImage"
+    memory = choose_planner("memory", {})
+    chosen = [type(choose_objective(name, memory, model, 0.0)).__name__ for name in ("auto", "explore", "reward")]
+    assert chosen == ["GoalPlace", "Explore", "LearnedReward"]
     assert [weight for weight, _ in choose_objective("auto", cem, model, 0.25).terms] == [1.0, 0.25]

@@ -1,16 +1,65 @@
 """What every planner of the registry must do, and what the samplers must do besides."""
 
 import math
-from dataclasses import FrozenInstanceError
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, dataclass, replace
+from functools import cache
 
 import pytest
 import torch
+from memory_worlds import remembered_maps
 from planning_problems import Broken, Sequence, belief, direct_model, discrete_model, double_integrator, linear_model
-from reverie.agents import CEM, LQG, MPPI, PLANNERS, ActionPenalty, GoalCode, LearnedReward, register
+from reverie.agents import (
+    CEM,
+    LQG,
+    MPPI,
+    PLANNERS,
+    ActionPenalty,
+    GoalCode,
+    LearnedReward,
+    MemoryPlanner,
+    Objective,
+    register,
+)
+from reverie.world_models import State
 
 SAMPLERS = [CEM, MPPI]
 planners = pytest.mark.parametrize("planner", PLANNERS.values(), ids=PLANNERS.keys())
+anywhere = pytest.mark.parametrize("planner", [item for item in PLANNERS.values() if item is not MemoryPlanner])
 samplers = pytest.mark.parametrize("planner", SAMPLERS)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Two situations that a planner can plan in, and what for."""
+
+    model: object
+    state: State
+    goals: torch.Tensor
+    objective_of: Callable[[torch.Tensor], Objective]
+    poor: torch.Tensor  # a bad plan (2, 5, A)
+
+    @property
+    def objective(self):
+        return self.objective_of(self.goals)
+
+    def hopeless(self):
+        """The state, with the second situation not a number."""
+        leaf = "position" if hasattr(self.state, "position") else "mean"
+        values = getattr(self.state, leaf).clone()
+        values[1] = math.nan
+        return replace(self.state, **{leaf: values})
+
+
+@cache
+def case(planner, dtype=torch.float64) -> Case:
+    """A double integrator, or for a planner that needs one a memory of places."""
+    if planner is MemoryPlanner:
+        return Case(*remembered_maps(dtype))
+    model, goals = double_integrator(dtype=dtype), torch.tensor([[1.0, 0.0], [-2.0, 0.0]], dtype=dtype)
+    state = belief(model, [[0.0, 0.0], [0.5, -0.2]])
+    poor = torch.tensor([[[-1.0]], [[1.0]]], dtype=dtype).expand(2, 5, 1)
+    return Case(model, state, goals, lambda goal: GoalCode(goal) + 0.01 * ActionPenalty(), poor)
 
 
 def seeded(seed=0):
@@ -21,7 +70,7 @@ def tensor(*values):
     return torch.tensor(values, dtype=torch.float64)
 
 
-@planners
+@anywhere
 def test_finds_the_optimum_of_a_quadratic(planner):
     goal = tensor([0.3, -0.6])
     plan = planner(horizon=3).plan(direct_model(), belief(direct_model(), [[0.0, 0.0]]), GoalCode(goal[0]))
@@ -32,9 +81,9 @@ def test_finds_the_optimum_of_a_quadratic(planner):
 
 @planners
 def test_score_is_what_the_objective_says_of_the_plan(planner):
-    model, objective = double_integrator(), GoalCode(tensor(0.5, 0.0)) + 0.1 * ActionPenalty()
-    state = belief(model, [[0.0, 0.3], [1.0, 0.0]])
+    model, state, objective = case(planner).model, case(planner).state, case(planner).objective
     plan = planner(horizon=4).plan(model, state, objective, generator=seeded())
+    assert plan.actions.shape == (2, 4, model.spaces.action_dim)
     states = model.imagine(state, plan.actions, sample=False)
     torch.testing.assert_close(plan.score, objective.score(model, states, plan.actions))
 
@@ -42,17 +91,17 @@ def test_score_is_what_the_objective_says_of_the_plan(planner):
 @planners
 def test_plans_each_situation_for_itself(planner):
     """B = 2 gives two different plans, and each is the plan of that situation alone."""
-    model, goals = double_integrator(), tensor([1.0, 0.0], [-2.0, 0.0])
-    state, search = belief(model, [[0.0, 0.0], [0.5, -0.2]]), planner(horizon=5)
-    both = search.plan(model, state, GoalCode(goals), generator=seeded())
+    world, search = case(planner), planner(horizon=5)
+    both = search.plan(world.model, world.state, world.objective, generator=seeded())
     assert (both.actions[0] - both.actions[1]).abs().max() > 0.5
     for i in range(2):
-        alone = search.plan(model, state.index(slice(i, i + 1)), GoalCode(goals[i : i + 1]), generator=seeded())
+        objective = world.objective_of(world.goals[i : i + 1])
+        alone = search.plan(world.model, world.state.index(slice(i, i + 1)), objective, generator=seeded())
         torch.testing.assert_close(alone.actions[0], both.actions[i])
         torch.testing.assert_close(alone.score[0], both.score[i])
 
 
-@planners
+@anywhere
 def test_actions_stay_in_the_box(planner):
     model = direct_model()
     plan = planner(horizon=4).plan(model, belief(model, [[0.0, 0.0]]), GoalCode(tensor(5.0, -5.0)), generator=seeded())
@@ -62,40 +111,40 @@ def test_actions_stay_in_the_box(planner):
 
 @planners
 def test_the_same_generator_gives_the_same_plan(planner):
-    model, objective = double_integrator(), GoalCode(tensor(1.0, 0.0))
+    world = case(planner)
     first, again = (
-        planner(horizon=4).plan(model, belief(model, [[0.0, 0.0]]), objective, generator=seeded(3)) for _ in range(2)
+        planner(horizon=4).plan(world.model, world.state, world.objective, generator=seeded(3)) for _ in range(2)
     )
     assert torch.equal(first.actions, again.actions) and torch.equal(first.score, again.score)
 
 
 @planners
 def test_hopeless_situations_raise(planner):
-    model = double_integrator()
-    state = belief(model, [[0.0, 0.0], [math.nan, 0.0]])
+    world = case(planner)
     with pytest.raises(ValueError, match="finite"):
-        planner(horizon=3).plan(model, state, GoalCode(tensor(1.0, 0.0)), generator=seeded())
+        planner(horizon=3).plan(world.model, world.hopeless(), world.objective, generator=seeded())
 
 
 @planners
 def test_a_good_warm_start_is_never_made_worse(planner):
-    model, objective = double_integrator(), GoalCode(tensor(1.0, 0.0)) + 0.01 * ActionPenalty()
-    state, search = belief(model, [[0.0, 0.0]]), planner(horizon=10)
+    world, search = case(planner), planner(horizon=5)
+    model, state, objective = world.model, world.state, world.objective
     good = search.plan(model, state, objective, generator=seeded())
     warm = search.plan(model, state, objective, warm_start=good.actions, generator=seeded(1))
-    assert warm.score >= good.score
-    bad_start = -torch.ones_like(good.actions)
-    recovered = search.plan(model, state, objective, warm_start=bad_start, generator=seeded(1))
-    assert recovered.score > objective.score(model, model.imagine(state, bad_start, sample=False), bad_start)
+    assert (warm.score >= good.score).all()
+    recovered = search.plan(model, state, objective, warm_start=world.poor, generator=seeded(1))
+    poor = objective.score(model, model.imagine(state, world.poor, sample=False), world.poor)
+    assert (recovered.score > poor).all()
 
 
 @planners
 def test_arguments_are_checked(planner):
-    model, objective, search = double_integrator(), GoalCode(tensor(1.0, 0.0)), planner(horizon=3)
+    world, search = case(planner), planner(horizon=3)
     with pytest.raises(ValueError, match=r"batch shape \(B,\), found \(\)"):
-        search.plan(model, belief(model, [[0.0, 0.0]]).index(0), objective)
-    with pytest.raises(ValueError, match=r"warm_start must have shape \(1, 3, 1\)"):
-        search.plan(model, belief(model, [[0.0, 0.0]]), objective, warm_start=torch.zeros(1, 4, 1))
+        search.plan(world.model, world.state.index(0), world.objective)
+    size = world.model.spaces.action_dim
+    with pytest.raises(ValueError, match=rf"warm_start must have shape \(2, 3, {size}\)"):
+        search.plan(world.model, world.state, world.objective, warm_start=torch.zeros(2, 4, size))
     with pytest.raises(ValueError, match="horizon must be at least 1, found 0"):
         planner(horizon=0)
     with pytest.raises(FrozenInstanceError):
@@ -104,13 +153,12 @@ def test_arguments_are_checked(planner):
 
 @planners
 def test_works_in_float32_and_leaves_no_graph(planner):
-    model = double_integrator(dtype=torch.float32)
-    state = belief(model, [[0.0, 0.0]])
-    plan = planner(horizon=3).plan(model, state, GoalCode(torch.tensor([1.0, 0.0])), generator=seeded())
+    world = case(planner, torch.float32)
+    plan = planner(horizon=3).plan(world.model, world.state, world.objective, generator=seeded())
     assert plan.actions.dtype == torch.float32 and not plan.actions.requires_grad and not plan.score.requires_grad
 
 
-@planners
+@anywhere
 def test_close_to_the_exact_regulator_on_a_linear_world(planner):
     """Cost within 2 % of LQR's where the bounds do not bind (it is exact there), and much better than doing nothing."""
     model = linear_model([[1.0, 0.3], [-0.2, 0.9]], [[0.0], [0.4]])
@@ -248,6 +296,8 @@ def test_lqg_says_what_it_cannot_do():
         (MPPI, {"min_probability": 0.5}, "min_probability"),
         (LQG, {"regularisation": -1.0}, "regularisation"),
         (LQG, {"num_iterations": 0}, "num_iterations"),
+        (MemoryPlanner, {"hold": 0}, "hold"),
+        (MemoryPlanner, {"num_elites": 400}, "num_elites"),
     ],
 )
 def test_configurations_are_checked(planner, options, message):
@@ -268,4 +318,4 @@ def test_registration_refuses_strangers_and_taken_names():
         register("mine", object)
     with pytest.raises(ValueError, match="taken"):
         register("cem", MPPI)
-    assert set(PLANNERS) >= {"cem", "mppi", "lqg"} and "mine" not in PLANNERS
+    assert set(PLANNERS) >= {"cem", "mppi", "lqg", "memory"} and "mine" not in PLANNERS

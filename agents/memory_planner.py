@@ -1,0 +1,123 @@
+"""Planning in a spatial memory: along the graph of remembered places, over any horizon, with what the model knows of
+its own motion.
+
+    V(s)                     the steps that are left from s, along the graph (place_graph.py)
+    u <- argmin_(a, b) sum_t V(s_t),    s = travel(s, a a ... b b ...)        take a a ..., and look again
+
+A plan is made of such looks: each tries all pairs of actions, held for `hold` steps, and takes the first of the best
+pair. Where the way is known, that follows a shortest path, through mazes and around obstacles that a search by sampling
+would not get out of, for hundreds of steps. What it does not see (an action penalty, or curves that can be cut) CEM may
+refine, starting from it; it never makes a plan worse.
+
+One planner for moves on a grid and for inertial motion with a heading: they differ in the transition, which is learned.
+Where the belief was corrected by what was seen (landmark inference), the next plan starts there, and a way on which
+memory shows that the agent did not get on is not taken again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from reverie.world_models.state import State
+from torch import Tensor
+
+from .base import Imagines, Plan, check_request
+from .cem import CEM
+from .objectives import Objective
+from .place_graph import primitives
+
+
+@dataclass(frozen=True)
+class MemoryPlanner:
+    """Configuration; needs a model that remembers places, and `GoalPlace` or `Explore`."""
+
+    horizon: int = 20
+    """Steps to plan ahead."""
+    hold: int | None = None
+    """Steps that an action is held in a look; by default 1, with a heading 2."""
+    refine: int = 0
+    """Iterations of CEM that start from the path; 0: none."""
+    num_candidates: int = 200
+    """Action sequences per iteration of CEM."""
+    num_elites: int = 20
+    """Of which so many are refitted to."""
+
+    def __post_init__(self) -> None:
+        for name, least in {"horizon": 1, "hold": 1, "refine": 0, "num_candidates": 3, "num_elites": 1}.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"MemoryPlanner.{name} must be at least {least}, found {value}")
+        if self.num_elites > self.num_candidates:
+            raise ValueError(
+                f"MemoryPlanner.num_elites must be at most num_candidates ({self.num_candidates}), "
+                f"found {self.num_elites}"
+            )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        model: Imagines,
+        state: State,
+        objective: Objective,
+        *,
+        warm_start: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Plan:
+        """See `Planner.plan`; nothing is drawn unless `refine` is set.
+
+        `info` has `steps_left` (B,), how far the target is by the graph, and what the objective tells: for `GoalPlace`
+        `goal_distance` and `exploring`, for `Explore` `num_targets`.
+
+        Raises:
+            ValueError: for an objective that names no place, a model that remembers none, or a memory that is not
+                finite.
+        """
+        check_request(self, model, state, warm_start)
+        objective = objective.bind(model).at(model, state)
+        approach = objective.approach()
+        path = self._path(model, state, approach.to_go)
+        if self.refine:
+            search = CEM(
+                self.horizon, self.num_candidates, self.refine, init_std=0.3, num_elites=self.num_elites
+            )  # fmt: skip
+            path = search.plan(model, state, objective, warm_start=path, generator=generator).actions
+        score = _score(model, state, objective, path)
+        if warm_start is not None:
+            other = warm_start.to(path)
+            if model.spaces.discrete_actions:
+                other = torch.nn.functional.one_hot(other.argmax(-1), other.shape[-1]).to(path)
+            old = _score(model, state, objective, other.clamp(-1, 1))
+            better = old > score
+            path = torch.where(better[:, None, None], other, path)
+            score = torch.where(better, old, score)
+        if not bool(score.isfinite().all()):
+            raise ValueError(
+                "the path found has no finite score; the model's predictions or the objective have become NaN or "
+                "infinite"
+            )
+        info = {"steps_left": approach.to_go(model.position(state).unsqueeze(1)).squeeze(1), **approach.info}
+        return Plan(path, score, None, info)
+
+    def _path(self, model, state: State, to_go) -> Tensor:
+        """Actions (B, H, A) that follow V downhill."""
+        here = model.position(state)
+        actions = primitives(model.spaces, here)
+        count, batch = len(actions), len(here)
+        hold = self.hold or (2 if here.shape[-1] == 3 else 1)
+        first, second = (index.reshape(-1) for index in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
+        pairs = torch.stack([actions[first]] * hold + [actions[second]] * hold, 1)  # (P², 2 hold, A)
+        taken: list[Tensor] = []
+        while len(taken) < self.horizon:
+            tried = model.travel(state.expand(len(pairs)), pairs.expand(batch, -1, -1, -1))
+            left = to_go.along(model.position(state), model.position(tried)).sum(-1)
+            chosen = actions[first[left.argmin(-1)]]
+            taken += [chosen] * hold
+            state = model.travel(state, chosen.unsqueeze(1).expand(-1, hold, -1)).index(-1)
+        return torch.stack(taken[: self.horizon], 1)
+
+
+def _score(model, state: State, objective: Objective, actions: Tensor) -> Tensor:
+    """Score (B,) of actions (B, H, A)."""
+    wide = actions.unsqueeze(1)
+    return objective.score(model, model.imagine(state.expand(1), wide, sample=False), wide).squeeze(1)
