@@ -105,7 +105,7 @@ def test_help_of_every_verb(name, capsys):
         (["--epochs", "3"], "unknown verb '--epochs'"),
         (["reproduce", "kvae-ball"], "did you mean kvae-bouncing-ball"),
         (["reproduce", "kvae"], "did you mean kvae-bouncing-ball or kvae-gravity or"),
-        (["bench", "xyzzy"], "expected one of envs, kalman, planners, train"),
+        (["bench", "xyzzy"], "expected one of envs, kalman, memory, planners, train"),
         (["--import", "no_such_module", "envs"], "--import no_such_module: no module of that name"),
         (["--import=no.such", "envs"], "--import no.such: no module of that name"),
         (["envs", "--import"], "--import needs the name of a module"),

@@ -29,6 +29,12 @@ BENCHES = {
         "2 min",
         "bench-planners",
     ),
+    "memory": Entry(
+        "reverie.scripts.bench.memory",
+        "writes, reads and recall of the spatial memory up to a million entries, beside scipy's kd-tree",
+        "3 min",
+        "bench-memory",
+    ),
 }
 
 
