@@ -112,7 +112,7 @@ def test_to_casts_floats_and_leaves_flags():
     assert batch.mask.dtype == batch.is_first.dtype == torch.bool
     assert batch.displacements is None
     felt = np.ones((*window()["rewards"].shape, 2), np.float32)
-    batch = Batch.from_numpy(window() | {"displacements": felt}, IMAGES).to(torch.float64)
+    batch = Batch.from_numpy(window() | {"displacement": felt}, IMAGES).to(torch.float64)
     moved = batch.to("meta")
     assert {getattr(moved, item.name).device.type for item in fields(moved)} == {"meta"}
     assert moved.frames.dtype == torch.float64

@@ -107,7 +107,10 @@ class Batch:
 
     @classmethod
     def from_numpy(cls, arrays: Mapping[str, np.ndarray], spaces: Spaces, device: torch.device | str = "cpu") -> Self:
-        """From a window dictionary of a dataset (frames uint8 (..., T, H, W, C)); other keys are left out."""
+        """From a window dictionary of a dataset (frames uint8 (..., T, H, W, C)); other keys are left out.
+
+        What the agent feels of its motion is there for windows with `infos=("displacement",)`, in the mazes.
+        """
 
         def tensor(name: str, dtype: torch.dtype) -> Tensor:
             return torch.as_tensor(arrays[name], device=device).to(dtype)
@@ -120,7 +123,7 @@ class Batch:
             is_first=tensor("is_first", torch.bool),
             mask=tensor("mask", torch.bool),
             valid=tensor("valid", torch.bool),
-            displacements=tensor("displacements", torch.float32) if "displacements" in arrays else None,
+            displacements=tensor("displacement", torch.float32) if "displacement" in arrays else None,
         )
 
     @property
