@@ -107,6 +107,36 @@ EXPERIMENTS = {
         "2 h",
         "gtm-sm-image-navigation",
     ),
+    "gtm-sm-obstacles": Entry(
+        "reverie.scripts.reproduce.gtm_sm_obstacles",
+        "the same with obstacles nobody tells of: position error with landmarks and without",
+        "30 min",
+        "gtm-sm-obstacles",
+    ),
+    "gtm-sm-navigate": Entry(
+        "reverie.scripts.reproduce.gtm_sm_navigate",
+        "explore a new map, then go where a picture was taken: success and path lengths",
+        "30 min",
+        "gtm-sm-navigate",
+    ),
+    "gtm-sm-rotation": Entry(
+        "reverie.scripts.reproduce.gtm_sm_rotation",
+        "turning in a room: the part of the turn that was never seen, beside copies",
+        "1 h",
+        "gtm-sm-rotation",
+    ),
+    "gtm-sm-walking": Entry(
+        "reverie.scripts.reproduce.gtm_sm_walking",
+        "walking in a room: pose and frames over 150 predicted steps",
+        "2 h",
+        "gtm-sm-walking",
+    ),
+    "gtm-sm-rooms": Entry(
+        "reverie.scripts.reproduce.gtm_sm_rooms",
+        "the same model through several rooms, over 300 predicted steps",
+        "20 min",
+        "gtm-sm-rooms",
+    ),
     "apdr-balls": Entry(
         "reverie.scripts.reproduce.apdr_balls",
         "APDR counts and follows balls that enter, leave and hide each other",

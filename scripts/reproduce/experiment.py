@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +38,12 @@ class Experiment:
         name: of the experiment and of its result file.
         all_stages: in their order.
         model_name: of the registered model that is trained.
+        trains: by the settings `args.training`; otherwise those fields that say how are not needed.
     """
 
     name: str
     model_name: str = "kvae"
+    trains: bool = True
     all_stages: tuple[str, ...]
 
     def __init__(self, args: Any) -> None:
@@ -80,12 +82,16 @@ class Experiment:
         if name not in self.opened:
             source = self.source(name)
             dataset = collect(
-                source.env_id, self.args.out / "data" / name, episodes=source.episodes, seed=source.seed,
+                source.env_id, self.data_folder(name), episodes=source.episodes, seed=source.seed,
                 env_kwargs=dict(source.env_kwargs), max_steps=source.length - 1, num_envs=50,
                 progress=sys.stderr.isatty(),
             )  # fmt: skip
             self.opened[name] = dataset.windows(source.length)
         return self.opened[name]
+
+    def data_folder(self, name: str) -> Path:
+        """Where a data set is kept."""
+        return self.args.out / "data" / name
 
     def run(
         self,
@@ -179,11 +185,17 @@ class Experiment:
         path = self.args.json or result_path(self.name)
         write_result(
             path, name=self.name + "-validation" * self.args.validate, command=_whole_command(sys.argv[1:]),
-            config={"split": self.split, "epochs": self.training().epochs, **config} | asdict(self.args),
+            config={"split": self.split, **({"epochs": self.training().epochs} if self.trains else {}), **config}
+            | _plain(self.args),
             metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
             device=self.args.device,
         )  # fmt: skip
         ui.say(f"wrote {path}")
+
+
+def _plain(args: Any) -> dict[str, Any]:
+    """Arguments as a dictionary, of a dataclass or of a namespace that has some more."""
+    return asdict(args) if is_dataclass(args) else vars(args)
 
 
 def _whole_command(arguments: Sequence[str]) -> str:

@@ -1,0 +1,206 @@
+"""Navigation by pictures with a GTM-SM: explore a map that was never seen, then go where a picture was taken.
+
+On each of the test maps an agent first explores (`Explore`, steering by its memory), then is shown the view of a place
+at least six steps away and has twice the steps of the shortest path to get there, in one of four ways from the same
+start:
+
+  memory      the shortest path over what it remembers, replanned at every step with landmark inference
+  greedy      in a straight line to where it remembers the picture
+  random      actions drawn uniformly, each taken 1 + Poisson(2) times
+  true-map    the same planner on the true map
+
+  2d          image navigation with obstacles, test photographs; the model of gtm-sm-obstacles
+  3d          mazes in the first person, test mazes; a model given by --walker
+
+`success/STAGE` is the share that arrives, `path_ratio/STAGE` the mean of steps over those of the shortest path among
+those that do; `coverage/STAGE` is the share of places that exploring has visited, `coverage/random/STAGE` the same for
+random actions. The model of a goal never sees the map or the place, only frames and its own actions.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import ui
+from .experiment import Experiment, by_key, mean
+
+Stage = Literal["2d", "3d"]
+WORLDS = {
+    "2d": ("reverie/ImageNavigationObstacles-v0", {"split": "test"}),
+    "3d": ("reverie/MazeNavigation-v0", {"split": "test", "size": 32}),
+}
+WAYS = ("memory", "greedy", "random", "true-map")
+SEEDS = {"test": 9_000, "validation": 8_000}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Options of `reverie reproduce gtm-sm-navigate`."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Trained models, by their seeds; each has maps of its own."""
+    stages: tuple[Stage, ...] = ("2d",)
+    """Which worlds."""
+    maps: int = 100
+    """Test maps per seed."""
+    explore: int = 256
+    """Steps of exploration."""
+    least: float = 6.0
+    """Steps to the goal, at least."""
+    horizon: int = 4
+    """Steps of each plan."""
+    seen: float = 1.0
+    """Distance of views up to which the goal counts as seen (`GoalPlace.seen`)."""
+    source: Path = Path("runs/gtm-sm-obstacles")
+    """Folder of gtm-sm-obstacles, for 2d."""
+    walker: Path | None = None
+    """Folder with one run per seed (seed-0, ...) of a model that walks in mazes, for 3d."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    out: Path = Path("runs/gtm-sm-navigate")
+    """Folder for measurements."""
+    json: Path | None = None
+    """Write the result there instead of results/gtm-sm-navigate.json."""
+    validate: bool = False
+    """Use the maps of training, and write no result: for development."""
+
+
+def main(args: Args) -> None:
+    """Run `reverie reproduce gtm-sm-navigate`."""
+    Navigate(args).main()
+
+
+class Navigate(Experiment):
+    """The stages; see the module's header."""
+
+    name = "gtm-sm-navigate"
+    all_stages = ("2d", "3d")
+    trains = False
+
+    def main(self) -> None:
+        for stage in self.args.stages:
+            self.measure(stage)
+        self.report()
+
+    def measure(self, stage: str) -> None:
+        """All seeds in one world."""
+        from .navigation_worlds import NavigationWorld
+
+        started = time.monotonic()
+        env_id, options = WORLDS[stage]
+        options = options | ({"split": "train"} if self.args.validate else {})
+        world = NavigationWorld(env_id, **options)
+        per_seed = []
+        for seed in self.args.seeds:
+            found = self.navigate(self.load(self.run_of(stage, seed)), world, seed)
+            per_seed.append(
+                {"/".join((key.split("/")[0], *(() if way == "memory" else (way,)), stage)): value
+                 for (key, way), value in found.items()}
+            )  # fmt: skip
+        self.store(stage, by_key(per_seed), time.monotonic() - started)
+
+    def run_of(self, stage: str, seed: int) -> Path:
+        """The trained model of a seed.
+
+        Raises:
+            ValueError: without a model for the maze.
+        """
+        if stage == "2d":
+            return self.args.source / "main" / f"seed-{seed}"
+        if self.args.walker is None:
+            raise ValueError("the stage 3d needs --walker, the folder of models that walk in mazes")
+        return self.args.walker / f"seed-{seed}"
+
+    def navigate(self, model: Any, world: Any, seed: int) -> dict[tuple[str, str], float]:
+        """(measure, way) -> its mean over the maps."""
+        from reverie.agents import Explore, GoalPlace, MemoryPlanner, MPCAgent
+
+        from .navigation_worlds import TruePlanner
+
+        args, count = self.args, self.args.maps
+        first = SEEDS[self.split] + 100 * seed
+        start = world.starts(count, first)
+        planner = MemoryPlanner(horizon=args.horizon)
+        explorer = MPCAgent(model, planner, Explore(), num_envs=count, seed=seed)
+        walks = {"memory": Stepping(explorer), "random": Repeated(world.map.spaces.action_dim, count, seed)}
+        found, ends = {}, {}
+        for way, act in walks.items():
+            states, trail = start, [start]
+            with ui.progress(f"seed {seed}: exploring, {way}", total=args.explore) as advance:
+                for _ in range(args.explore):
+                    states = world.dynamics.transition(states, act(states, world.dynamics.observation(states)))
+                    trail.append(states)
+                    advance(1)
+            found["coverage", way] = coverage(world, np.stack(trail, 1))
+            ends[way] = states
+        states, shortest = world.choose_goals(ends["memory"], args.least, first)
+        budget = 2 * shortest
+        ways: dict[str, Any] = {}
+        for way, along in (("memory", "graph"), ("greedy", "line")):
+            agent = MPCAgent(model, planner, GoalPlace(seen=args.seen, along=along), num_envs=count, seed=seed)
+            agent.set_goal(world.goal_frames(states))
+            ways[way] = Stepping(agent, walks["memory"].memory)
+        ways |= {"random": Repeated(world.map.spaces.action_dim, count, seed), "true-map": TruePlanner(world)}
+        with ui.progress(f"seed {seed}: going to goals", total=len(ways)) as advance:
+            for way, act in ways.items():
+                steps, _ = world.run(act, states, budget)
+                there = np.isfinite(steps)
+                found["success", way] = float(there.mean())
+                if there.any():
+                    found["path_ratio", way] = float((steps[there] / shortest[there]).mean())
+                else:
+                    found["path_ratio", way] = float("nan")
+                advance(1)
+        return found
+
+    def report(self) -> None:
+        stored = self.stored()
+        if stored:
+            metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
+            ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in sorted(metrics)])
+            self.write({}, {"worlds": WORLDS, "maps_seed": SEEDS[self.split]})
+
+
+class Stepping:
+    """An agent that goes on from a memory, as a function of observations."""
+
+    def __init__(self, agent: Any, memory: Any = None) -> None:
+        self.agent, self.memory = agent, memory
+
+    def __call__(self, states: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        first = np.full(len(obs), self.memory is None)
+        actions, self.memory = self.agent.step(self.memory, obs, first)
+        return actions
+
+
+class Repeated:
+    """Random actions, each taken 1 + Poisson(2) times."""
+
+    def __init__(self, actions: int, count: int, seed: int) -> None:
+        self.actions, self.rng = actions, np.random.default_rng(seed)
+        self.now, self.left = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64)
+
+    def __call__(self, states: np.ndarray, obs: np.ndarray) -> np.ndarray:
+        fresh = self.rng.integers(self.actions, size=len(self.now))
+        repeats = 1 + self.rng.poisson(2.0, size=len(self.now))
+        self.now = np.where(self.left == 0, fresh, self.now)
+        self.left = np.where(self.left == 0, repeats, self.left) - 1
+        return self.now
+
+
+def coverage(world: Any, trail: np.ndarray) -> float:
+    """Mean share of the places of each world that a trail (N, T, S) has been at; in a maze, of its free cells."""
+    places = world.map.remembered(world.map.state(trail[:, 0]))
+    been, there = (
+        np.floor(points[..., :2]).astype(int) for points in (trail[..., world.map.here], places.position.numpy())
+    )
+    shares = []
+    for row, exists in enumerate(places.exists.numpy()):
+        free = {tuple(place) for place in there[row][exists]}
+        shares.append(len(free & {tuple(place) for place in been[row]}) / len(free))
+    return float(np.mean(shares))

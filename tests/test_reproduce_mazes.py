@@ -1,0 +1,71 @@
+"""Experiments in the first person: poses relative to the first, and the stages end to end on tiny data."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from reverie.envs.rollouts import collect
+from reverie.scripts.reproduce import gtm_sm_mazes as mazes
+from reverie.scripts.reproduce import gtm_sm_rooms as rooms
+from reverie.scripts.reproduce import gtm_sm_rotation as rotation
+from reverie.scripts.reproduce import gtm_sm_walking as walking
+from reverie.world_models import Batch, GTMSMConfig, Spaces
+from reverie.world_models.training import TrainingConfig
+
+TINY = GTMSMConfig(
+    position_dim=3, transition="momentum", prior="learned", z_dim=4, hidden=(8,), prior_units=4, neighbours=2,
+    memorise=6, predict=3, first_memorise=6, first_predict=3, displacement_weight=1.0, pieces="anywhere",
+)  # fmt: skip
+
+
+def small(task):
+    return replace(
+        task, memorise=6, predict=4, window=9, parts={"": (0, 4), "late": (2, 4)}, model={"small": TINY},
+        training={"small": TrainingConfig(epochs=1, batch_size=2)},
+    )  # fmt: skip
+
+
+def options(tmp_path, name):
+    return {"seeds": (0,), "restarts": 1, "episodes": 4, "tests": 2, "out": tmp_path / name,
+            "json": tmp_path / f"{name}.json"}  # fmt: skip
+
+
+KEYS = {f"psnr{name}{part}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
+KEYS |= {"position_error/1", "heading_error_deg/1"}
+
+
+def test_turning_is_measured_beside_copies(tmp_path, monkeypatch):
+    monkeypatch.setattr(rotation.Rotation, "task", small(rotation.TASK))
+    args = rotation.Args(**options(tmp_path, "rotation"))
+    rotation.main(args)
+    result = json.loads(args.json.read_text())
+    assert result["metrics"].keys() == KEYS and result["config"]["preset"] == "small"
+    rotation.main(replace(args, stages=("evaluate",)))
+    assert json.loads(args.json.read_text())["metrics"] == result["metrics"]
+
+
+def test_rooms_are_walked_by_the_model_of_one_room(tmp_path, monkeypatch):
+    monkeypatch.setattr(walking.Walking, "task", small(walking.TASK))
+    monkeypatch.setattr(rooms.Rooms, "task", small(rooms.Rooms.task))
+    walking.main(walking.Args(**options(tmp_path, "walking")))
+    trained = (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes()
+    rooms.main(rooms.Args(**options(tmp_path, "rooms"), walking=tmp_path / "walking"))
+    assert (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes() == trained
+    found = [json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("walking", "rooms")]
+    assert found[0].keys() == found[1].keys() == KEYS and found[0]["psnr"] != found[1]["psnr"]
+
+
+def test_what_is_felt_gets_into_batches_and_adds_up_to_the_pose(tmp_path):
+    data = collect("reverie/MazeRoom-v0", tmp_path / "data", episodes=2, seed=0, env_kwargs={"size": 16}, max_steps=30,
+                   num_envs=2, progress=False)  # fmt: skip
+    arrays = data.windows(31, infos=("displacement",)).arrays()
+    batch = Batch.from_numpy(arrays, Spaces((3, 16, 16), 8, discrete_actions=True))
+    assert batch.displacements.shape == (2, 31, 3)
+    felt, pose = arrays["displacement"], mazes.relative(arrays["states"][..., :3])
+    heading = np.concatenate([np.zeros((2, 1)), np.cumsum(felt[:, 1:, 2], 1)], 1)
+    np.testing.assert_allclose(pose[..., 2], heading, atol=1e-5)
+    cos, sin = np.cos(heading[:, :-1]), np.sin(heading[:, :-1])
+    ahead = np.cumsum(cos * felt[:, 1:, 0] - sin * felt[:, 1:, 1], 1)
+    np.testing.assert_allclose(pose[:, 1:, 0], ahead, atol=1e-5)
+    assert np.abs(pose[..., :2]).max() > 0.3
+    assert not pose[:, 0].any()
