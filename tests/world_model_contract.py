@@ -12,6 +12,7 @@ import torch
 from reverie.world_models import (
     MODELS,
     AERNNConfig,
+    AIRConfig,
     APDRConfig,
     Batch,
     CodeRNNConfig,
@@ -50,6 +51,10 @@ OBJECTS = {"num_slots": 3, "what_dim": 2, "units": 5, "glimpse_size": 3, "glimps
 OBJECTS |= {"ratio": 0.7, "frame_std": 1.0, "first_steps": 1, "num_particles": 2}
 OBJECTS |= {"smallest": 0.5, "first_window": 1.5, "largest": 3.0}  # in the frame also when they drift
 SQAIR = {"discovery_prior": "learned", "propagate_around": "last", "appearance": "gated", "glimpse_mask": True}
+
+AIR = {"num_slots": 3, "what_dim": 2, "units": 5, "channels": (2, 4), "glimpse_size": 3, "glimpse_hidden": (6,)}
+AIR |= {"ratio": 3.0, "frame_std": 1.0, "num_particles": 2, "smallest": 0.5, "largest": 3.0}
+AIR_RELAXED = AIR | {"ratio": 0.7, "gradient": "concrete", "count_prior": "geometric"}
 
 CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     "gtm-sm": {
@@ -113,6 +118,15 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         ),
         "sqair": (APDRConfig(**OBJECTS, **SQAIR), CONV_IMAGES),
         "concrete": (APDRConfig(**OBJECTS | {"num_particles": 1}, presence="concrete"), IMAGES),
+    },
+    "air": {
+        "vimco-black": (AIRConfig(**AIR), IMAGES),
+        "nvil-remainder-image": (
+            AIRConfig(**AIR | {"num_slots": 1}, gradient="nvil", attends="remainder", background="image"),
+            CONV_IMAGES,
+        ),
+        "nvil-over": (AIRConfig(**AIR | {"num_particles": 1}, gradient="nvil", rendering="over"), IMAGES),
+        "concrete-geometric-latent": (AIRConfig(**AIR_RELAXED, background="latent", background_dim=2), CONV_IMAGES),
     },
     "own": {
         "vectors": (own_world_model.OwnConfig(), VECTORS),

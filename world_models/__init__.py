@@ -17,6 +17,7 @@ from .gru import GRU, GRUConfig
 from .gtm_sm import GTMSM, GTMSMConfig
 from .kvae import KVAE, KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
+from .objects.air import AIR, AIRConfig
 from .objects.apdr import APDR
 from .objects.config import APDRConfig
 from .rssm import RSSM, RSSMConfig
@@ -59,10 +60,12 @@ register("vae", VAE)
 register("code-rnn", CodeRNN)
 register("ae-rnn", AERNN)
 register("gru", GRU)
+register("air", AIR)
 register("apdr", APDR)
 
 __all__ = [
     "AERNN",
+    "AIR",
     "APDR",
     "DMM",
     "DVBF",
@@ -78,6 +81,7 @@ __all__ = [
     "VAERNN",
     "VRNN",
     "AERNNConfig",
+    "AIRConfig",
     "APDRConfig",
     "Batch",
     "CodeRNN",

@@ -59,6 +59,12 @@ EXPERIMENTS = {
         "20 min",
         "aesmc-lgssm",
     ),
+    "air-digits": Entry(
+        "reverie.scripts.reproduce.air_digits",
+        "AIR on still digits: count accuracy, restarts with a digit per step",
+        "10 h",
+        "air-digits",
+    ),
     "discrete-gradients": Entry(
         "reverie.scripts.reproduce.discrete_gradients",
         "estimators for discrete variables: bias, variance, cost, final loss",

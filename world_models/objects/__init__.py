@@ -6,4 +6,5 @@ scene           the state: slots whose order means nothing, numbers that objects
 rendering       a picture composed of objects that hide each other, or whose light adds up
 propagation     what becomes of objects, and discovery: which are new
 apdr            the model: attend, propagate, discover, repeat
+air             of single frames: attend, infer, repeat
 """

@@ -45,21 +45,22 @@ class Renderer(nn.Module):
             return self.image
         return self.decoder.layers[-1].bias.new_zeros(self.frame_shape)
 
-    def forward(self, presence: Tensor, what: Tensor, where: Tensor) -> Distribution:
-        """p(x | objects) (*batch) of objects (*batch, N, ...)."""
-        light, opacity, depth = self._written(presence, what, where)
+    def forward(self, presence: Tensor, what: Tensor, where: Tensor, background: Tensor | None = None) -> Distribution:
+        """p(x | objects) (*batch) of objects (*batch, N, ...), on b or another `background` (*batch, C, H, W)."""
+        background = self.background if background is None else background
+        light, opacity, depth = self.written(presence, what, where)
         if depth is None:
-            mean = self.background + light.sum(-4)
+            mean = background + light.sum(-4)
         else:
             nearness = depth.exp()
             cover = 1 - (1 - opacity).clamp(min=0).prod(-4)
             shared = (light * nearness).sum(-4) / ((opacity * nearness).sum(-4) + _MIN_SHARE)
-            mean = cover * shared + (1 - cover) * self.background
+            mean = cover * shared + (1 - cover) * background
         return gaussian_frames(mean, mean.new_tensor(self.config.frame_std), 3)
 
     def visibility(self, presence: Tensor, what: Tensor, where: Tensor) -> Tensor:
         """(*batch, N) in [0, 1]: the share of each object that is inside the frame and not hidden; 0 of no object."""
-        _, opacity, depth = self._written(presence, what, where)
+        _, opacity, depth = self.written(presence, what, where)
         shown = opacity
         if depth is not None:
             near = opacity * depth.exp()
@@ -85,7 +86,7 @@ class Renderer(nn.Module):
         decoded = self.decoder(what).sigmoid()
         return decoded[..., :-1, :, :], decoded[..., -1:, :, :]
 
-    def _written(self, presence: Tensor, what: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def written(self, presence: Tensor, what: Tensor, where: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Colours times opacity (*batch, N, C, H, W), opacity (*batch, N, 1, H, W) and depth (*batch, N, 1, 1, 1)."""
         colours, opacity = self._glimpses(what)
         opacity = opacity * presence[..., None, None, None]
