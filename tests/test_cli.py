@@ -1,6 +1,7 @@
 """The command: it answers at once, teaches, and turns mistakes into one line with status 2."""
 
 import importlib
+import os
 import subprocess
 import sys
 from dataclasses import dataclass, fields, is_dataclass
@@ -207,6 +208,16 @@ def test_missing_runs_what_has_no_result(verb, tmp_path, monkeypatch, capsys):
     assert "reverie bench two" in capsys.readouterr().err
     verb.main = lambda args: 3
     assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 3
+
+
+def test_torch_is_asked_for_huge_pages_unless_the_user_says_otherwise(verb, monkeypatch):
+    seen = []
+    verb.main = lambda args: seen.append(os.environ["THP_MEM_ALLOC_ENABLE"])
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    main(["try"])
+    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    main(["try"])
+    assert seen == ["0", "1"]
 
 
 def test_missing_on_a_gpu_hands_on_what_is_left_of_the_budget(verb, tmp_path, monkeypatch, capsys):
