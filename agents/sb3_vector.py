@@ -3,7 +3,7 @@
     envs = gymnasium.make_vec("reverie/Pendulum-v0", num_envs=64, autoreset_mode="SameStep")
     PPO("CnnPolicy", sb3_vector(VectorFrameStack(envs, 3)), ...)
 
-SB3 steps a list of single environments one by one; worlds that step as a batch are many times faster than that.
+SB3 steps a list of single environments one by one; worlds that step as a batch need not wait for that.
 """
 
 from __future__ import annotations

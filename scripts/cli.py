@@ -55,7 +55,7 @@ USERS_ERRORS = (  # beside Python's own; looked up where loaded, as importing th
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``reverie`` with ``argv`` (default: the process's); returns the exit status, 2 for a user's mistake."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # torch reads this once, before its first large tensor: huge pages make a step on CPU up to a fifth shorter.
+    # torch reads this once, before its first large tensor: with huge pages gradient steps on CPU are shorter.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     debug = "--debug" in arguments
     if debug:

@@ -19,8 +19,8 @@ def flushed_denormals() -> Iterator[None]:
     """Flush denormal numbers to zero for as long as this lasts (usable as a decorator).
 
     Gradients of pixels that a decoder is sure of underflow, and arithmetic on denormals is slow in hardware: a trained
-    decoder's step takes two to three times as long as the same step at its start. Other code in the process may rely
-    on denormals, so what was set before comes back.
+    decoder's step takes longer than the same step at its start. Other code in the process may rely on denormals, so
+    what was set before comes back.
     """
     before = denormals_are_flushed()
     on_every_thread(lambda: torch.set_flush_denormal(True))

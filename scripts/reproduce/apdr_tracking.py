@@ -14,22 +14,37 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
+from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from . import apdr_measures as measures
-from .experiment import Experiment, Source, by_key, mean
+from .experiment import Experiment, Options, Source, by_key, mean
 from .training_runs import training_seconds
 
 Stage = Literal["data", "train", "components", "evaluate", "pictures"]
 STAGES = ("data", "train", "components", "evaluate", "pictures")
 SEEDS = {"train": 1, "validation": 2, "test": 3}
 GOOD_COUNT, GOOD_IDF1 = 0.95, 0.9
+
+
+@dataclass(frozen=True)
+class Args(Options):
+    """What `reverie reproduce apdr-balls` and `apdr-digits` share."""
+
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """One random start each."""
+    stages: tuple[Stage, ...] = STAGES
+    """What to do, in this order."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
+    )
+    """How each is trained."""
 
 
 class Tracking(Experiment):

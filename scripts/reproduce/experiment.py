@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,10 +29,28 @@ class Source(NamedTuple):
     length: int
 
 
+@dataclass(frozen=True)
+class Options:
+    """What every training experiment can be told; each adds its own."""
+
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    budget: float | None = None
+    """Minutes for all training; lowers the number of epochs accordingly."""
+    epochs: int | None = None
+    """Instead of the number in --training.epochs."""
+    json: Path | None = None
+    """Write the result there instead of results/NAME.json."""
+    resume: bool = True
+    """Go on with runs that are there; --no-resume refuses them."""
+    validate: bool = False
+    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
+
+
 class Experiment:
     """The stages of one experiment over one folder; a subclass has a method for each.
 
-    `args` has the fields seeds, stages, device, budget, epochs, out, json, resume, validate and training.
+    `args` has the fields of `Options`, and seeds, stages, out and training.
 
     Attributes:
         name: of the experiment and of its result file.

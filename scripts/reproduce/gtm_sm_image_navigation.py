@@ -24,7 +24,7 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from . import gtm_measures as measures
-from .experiment import Experiment, Source, by_key, mean
+from .experiment import Experiment, Options, Source, by_key, mean
 from .gtm_training import chosen, train_best
 from .training_runs import train_run, training_seconds
 
@@ -48,7 +48,7 @@ BASELINE_LENGTH = 64  # frames of a window that they are trained on
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce gtm-sm-image-navigation`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -61,18 +61,8 @@ class Args:
     """Share of training after which it is chosen."""
     baseline_epochs: int = 4
     """Of the models without memory, which are trained with the first seed."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     out: Path = Path("runs/gtm-sm-image-navigation")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/gtm-sm-image-navigation.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
     validate: bool = False
     """Evaluate on other crops of the training photographs, with unfinished runs too, and write no result."""
     model: GTMSMConfig = MODEL

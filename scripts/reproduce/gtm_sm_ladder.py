@@ -21,7 +21,7 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from . import gtm_measures as measures
-from .experiment import Experiment, Source, by_key, mean
+from .experiment import Experiment, Options, Source, by_key, mean
 from .gtm_training import chosen, train_best
 from .training_runs import training_seconds
 
@@ -45,7 +45,7 @@ MODELS = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce gtm-sm-ladder`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -58,20 +58,10 @@ class Args:
     """Random starts of each training, of which the one with the highest bound goes on."""
     trial: float = 0.75
     """Share of training after which it is chosen."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     episodes: int = 1024
     """Of training; a quarter as many of the test."""
     out: Path = Path("runs/gtm-sm-ladder")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/gtm-sm-ladder.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
     validate: bool = False
     """Evaluate on other episodes with the photographs of training, and write no result: for development."""
     training: TrainingConfig = field(

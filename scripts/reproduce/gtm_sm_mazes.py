@@ -30,7 +30,7 @@ from reverie.world_models import GTMSMConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from .experiment import Experiment, Source, by_key, mean
+from .experiment import Experiment, Options, Source, by_key, mean
 from .gtm_measures import decibels
 from .gtm_sm_obstacles import affine_map, apply_affine
 from .gtm_training import chosen, train_best
@@ -66,7 +66,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of the experiments in the first person."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -83,18 +83,10 @@ class Args:
     """Of training, instead of the preset's."""
     tests: int = 100
     """Test mazes."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
     epochs: int | None = None
     """Instead of the preset's number."""
     out: Path | None = None
     """Folder for data, runs and measurements; by default runs/NAME-PRESET."""
-    json: Path | None = None
-    """Write the result there instead of results/NAME.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
     validate: bool = False
     """Evaluate on other training mazes, with unfinished runs too, and write no result."""
 

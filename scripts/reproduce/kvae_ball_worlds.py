@@ -16,34 +16,22 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from . import kvae_bouncing_ball as ball
-from .experiment import Source, mean
+from .experiment import Options, Source, mean
 from .kvae_ball_figures import PAPER
 
 Stage = Literal["data", "train", "evaluate", "pictures"]
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce kvae-gravity`, `kvae-polygon` and `kvae-pong`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training run each."""
     stages: tuple[Stage, ...] = ("data", "train", "evaluate", "pictures")
     """What to do."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     out: Path = Path("runs/kvae-ball-worlds")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/NAME.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
-    validate: bool = False
-    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: KVAEConfig = field(default_factory=KVAEConfig)
     """The model."""
     training: TrainingConfig = field(default_factory=lambda: ball.Args().training)

@@ -28,7 +28,7 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from . import kvae_ball_measures as measures
-from .experiment import Experiment, Source, by_key, mean
+from .experiment import Experiment, Options, Source, by_key, mean
 from .kvae_ball_figures import PAPER, REFERENCES
 from .training_runs import training_seconds
 
@@ -54,31 +54,19 @@ ABLATIONS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce kvae-bouncing-ball`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training run each."""
     stages: tuple[Stage, ...] = STAGES
     """What to do."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     ablation_seeds: tuple[int, ...] = (0,)
     """Runs of each ablation."""
     ablation_epochs: int = 12
     """Epochs of each ablation; with so many, the paper's network (`alpha-lstm`) passes its curves."""
     out: Path = Path("runs/kvae-bouncing-ball")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/kvae-bouncing-ball.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
-    validate: bool = False
-    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: KVAEConfig = field(default_factory=KVAEConfig)
     """The model."""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=40))

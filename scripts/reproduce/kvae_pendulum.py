@@ -32,7 +32,7 @@ from reverie.world_models import KVAEConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from .experiment import Experiment, Source, by_key, mean, shown_by
+from .experiment import Experiment, Options, Source, by_key, mean, shown_by
 from .training_runs import training_seconds
 
 LENGTH, EVALUATED = 15, 500  # frames per sequence; sequences for validation, and for the test
@@ -62,7 +62,7 @@ REFERENCES = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce kvae-pendulum`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -71,22 +71,10 @@ class Args:
     """What to do."""
     networks: tuple[Network, ...] = ("kvae-cnn", "kvae-mlp")
     """Encoder and decoder: convolutions, or an MLP."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     train_sequences: int = 500
     """Training sequences."""
     out: Path = Path("runs/kvae-pendulum")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/kvae-pendulum.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
-    validate: bool = False
-    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: KVAEConfig = field(default_factory=lambda: PENDULUM)
     """Both networks' settings; `network` is set by --networks."""
     mlp_hidden: tuple[int, ...] = (128,)

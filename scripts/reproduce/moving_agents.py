@@ -35,7 +35,7 @@ from reverie.world_models import VRNNConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from .experiment import Experiment, Source, by_key, mean, shown_by
+from .experiment import Experiment, Options, Source, by_key, mean, shown_by
 from .training_runs import training_seconds
 
 LENGTH, VALIDATION = 40, 200  # frames per sequence; sequences for validation
@@ -54,7 +54,7 @@ REFERENCES = {
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce moving-agents`."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -69,22 +69,10 @@ class Args:
     """Training sequences."""
     test_sequences: int = 500
     """Test sequences."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
     out: Path = Path("runs/moving-agents")
     """Folder for data, runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/moving-agents.json."""
     figures: Path = Path("docs/figures")
     """Folder for the picture."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
-    validate: bool = False
-    """Evaluate on validation sequences, with unfinished runs too, and write no result: for development."""
     model: VRNNConfig = field(default_factory=lambda: VRNNConfig(z_dim=16, channels=(8, 16, 16)))
     """The VRNN."""
     training: TrainingConfig = field(

@@ -65,7 +65,7 @@ class Recurrence(nn.GRUCell):
         return new.reshape(*x.shape[:-1], -1).to(self.weight_hh.dtype)
 
     def run(self, h: Tensor, inputs: Tensor) -> Tensor:
-        """The states after each of many steps, several times faster than one by one.
+        """The states after each of many steps, in one call instead of one by one.
 
         Args:
             h: (*batch, H) before the first.
