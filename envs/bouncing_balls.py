@@ -126,22 +126,26 @@ class BouncingBallsDynamics(Dynamics):
         balls = self.balls(state[None])[0]
         count = rng.integers(max(params.min_balls, int(params.controlled)), params.max_balls + 1)
         hues = (rng.random() + (rng.permutation(params.max_balls) + 0.5 * rng.random()) / params.max_balls) % 1.0
+        placed: list[tuple[float, float, float, int]] = []  # numbers, not arrays: there are few
         for k in range(count):
             pushed = params.controlled and k == 0
             radius = rng.uniform(params.min_radius, params.max_radius)
             density = math.exp(rng.uniform(math.log(params.min_density), math.log(params.max_density)))
             angle, speed = rng.uniform(0.0, 2.0 * math.pi), rng.uniform(params.min_speed, params.max_speed)
             layer = rng.integers(params.layers)
-            colour = (1.0, 1.0, 1.0) if pushed else colorsys.hsv_to_rgb(hues[k], *rng.uniform([0.7, 0.8], 1.0))
+            colour = (1.0, 1.0, 1.0)
+            if not pushed:
+                colour = colorsys.hsv_to_rgb(hues[k], rng.uniform(0.7, 1.0), rng.uniform(0.8, 1.0))
             reach = (0.0, WORLD) if pushed else (params.low, params.high)
-            near = balls[:k][balls[:k, 7] == layer]
+            near = [ball for ball in placed if ball[3] == layer]
             while True:  # a place is free, see `BouncingBallsParams`
-                place = rng.uniform(reach[0] + radius, reach[1] - radius, size=2)
-                if (((near[:, 1:3] - place) ** 2).sum(-1) > (near[:, 5] + radius) ** 2).all():
+                place = [rng.uniform(reach[0] + radius, reach[1] - radius) for _ in range(2)]
+                if all((place[0] - x) ** 2 + (place[1] - y) ** 2 > (radius + other) ** 2 for x, y, other, _ in near):
                     break
+            placed.append((*place, radius, layer))
             velocity = speed * math.cos(angle), speed * math.sin(angle)
             mass = density * (radius / 3.0) ** 2
-            balls[k] = 1.0, *place, *velocity, radius, mass, layer, *np.round(255.0 * np.array(colour))
+            balls[k] = 1.0, *place, *velocity, radius, mass, layer, *(round(255.0 * part) for part in colour)
         if params.controlled:
             state[-2:] = rng.uniform(params.max_radius, WORLD - params.max_radius, size=2)
         return state
@@ -184,15 +188,14 @@ class BouncingBallsDynamics(Dynamics):
         if self.params.controlled:
             radius = scale * self.params.max_radius
             rings(frames, to_image(state[:, -2:], size)[:, None], radius, radius - scale, GOAL_GREY)
-        order, centres, radii = self._pictured(state, size)
-        colours = np.take_along_axis(self.balls(state)[..., 8:11], order[..., None], axis=1)
-        discs(frames, centres, radii, colours)
+        _, ordered, centres, radii = self._pictured(state, size)
+        discs(frames, centres, radii, ordered[..., 8:11])
         return frames
 
     def details(self, state: np.ndarray, noise: np.ndarray | None) -> dict[str, np.ndarray]:
         """Where the balls are in the picture and how much of them is seen; see ``BouncingBallsEnv``."""
         size, balls = self.params.size, self.balls(state)
-        order, centres, radii = self._pictured(state, size)
+        order, _, centres, radii = self._pictured(state, size)
         visibility = np.empty(radii.shape)
         np.put_along_axis(visibility, order, visible_shares(size, size, centres, radii), axis=1)
         there = balls[..., 0] > 0.0
@@ -229,13 +232,13 @@ class BouncingBallsDynamics(Dynamics):
         kick = self.kick if params.controlled else None
         return PymunkBalls(params.low, params.high, params.dt, PYMUNK_STEPS, kick, COLUMNS)
 
-    def _pictured(self, state: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Balls from the back to the front: their numbers, centres and radii in pixels; absent ones have radius -1."""
+    def _pictured(self, state: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Balls from the back to the front: numbers, entries, centres and radii in pixels, absent ones with radius -1."""
         balls = self.balls(state)
         order = np.argsort(-balls[..., 7], axis=1, kind="stable")
-        ordered = np.take_along_axis(balls[..., :6], order[..., None], axis=1)
+        ordered = balls[np.arange(len(balls))[:, None], order]
         radii = np.where(ordered[..., 0] > 0.0, size / WORLD * ordered[..., 5], -1.0)
-        return order, to_image(ordered[..., 1:3], size), radii
+        return order, ordered, to_image(ordered[..., 1:3], size), radii
 
 
 class BouncingBallsEnv(PixelEnv):

@@ -101,8 +101,11 @@ def _first(value, count):
 @njit(cache=True)
 def _blend(frames, colours, n, k, row, column, coverage):
     for c in range(frames.shape[3]):
-        old = float(frames[n, row, column, c])
-        frames[n, row, column, c] = np.uint8(old + coverage * (colours[n, k, c] - old) + 0.5)
+        if coverage >= 1.0:
+            frames[n, row, column, c] = np.uint8(colours[n, k, c] + 0.5)
+        else:
+            old = float(frames[n, row, column, c])
+            frames[n, row, column, c] = np.uint8(old + coverage * (colours[n, k, c] - old) + 0.5)
 
 
 @njit(cache=True)
@@ -195,6 +198,12 @@ def _visible_shares(height, width, centres, radii, shares):
                 if radii[n, j] >= 0.0 and (centres[n, j, 0] - x) ** 2 + (centres[n, j, 1] - y) ** 2 < reach * reach:
                     over[count] = j
                     count += 1
+            off = radius + 0.5
+            if x <= -off or x >= width + off or y <= -off or y >= height + off:
+                continue
+            if count == 0 and off <= x <= width - off and off <= y <= height - off:
+                shares[n, k] = 1.0  # all of it shows: most discs
+                continue
             whole, seen = 0.0, 0.0
             for row in range(math.floor(y - radius - 1.0), math.floor(y + radius + 1.0) + 1):
                 for column in range(math.floor(x - radius - 1.0), math.floor(x + radius + 1.0) + 1):
