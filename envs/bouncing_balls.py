@@ -233,7 +233,7 @@ class BouncingBallsDynamics(Dynamics):
         return PymunkBalls(params.low, params.high, params.dt, PYMUNK_STEPS, kick, COLUMNS)
 
     def _pictured(self, state: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Balls from the back to the front: numbers, entries, centres and radii in pixels, absent ones with radius -1."""
+        """Balls from the back to the front: numbers, entries, centres and radii in pixels (-1: no ball)."""
         balls = self.balls(state)
         order = np.argsort(-balls[..., 7], axis=1, kind="stable")
         ordered = balls[np.arange(len(balls))[:, None], order]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
 from reverie.world_models.checkpoints import load, read_safetensors, save
 from reverie.world_models.cpu_settings import denormals_are_flushed, flushed_denormals
 from reverie.world_models.snapshots import Snapshots
+from reverie.world_models.stopping import StopRequest
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from safetensors.torch import load_file, save_file
 from tiny_training import kvae, lgssm, windows
@@ -89,6 +91,29 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     subprocess.run([*command[:3], str(tmp_path / "whole"), "fast"], check=True)
     killed, whole = (read_safetensors(tmp_path / name / "model.safetensors") for name in ("killed", "whole"))
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
+
+
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_asked_to_stop_it_keeps_the_step_it_is_at(tmp_path, number, raised):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    stopped, whole, config = kvae(), kvae(), replace(CONFIG, save_minutes=60.0)
+    ask = {2: number, 7: number}  # within an epoch of 5 steps, and in the next
+    for _ in ask:
+        with pytest.raises(raised):
+            fit(stopped, DATA, config, out=tmp_path / "run", resume=True,
+                on_step=lambda step, *_: os.kill(os.getpid(), ask[step]) if step in ask else None)  # fmt: skip
+        stopped = kvae(seed=1)  # what was not kept is gone
+    fit(stopped, DATA, config, out=tmp_path / "run", resume=True)
+    fit(whole, DATA, config)
+    assert equal(stopped, whole)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+
+
+def test_asked_twice_it_stops_at_once():
+    with pytest.raises(KeyboardInterrupt), StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert request.asked == signal.SIGINT
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_two_processes_equal_one(tmp_path):

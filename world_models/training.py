@@ -32,6 +32,7 @@ from .capabilities import ContinuesLoss
 from .cpu_settings import flushed_denormals, keep_freed_memory
 from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
+from .stopping import StopRequest
 from .training_bounds import Objective
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
@@ -204,7 +205,26 @@ def fit(
         TypeError: to carry the state of a model that cannot.
         OSError: if the disk is full; the newest snapshot is still there.
         TrainingDiverged: at the first loss that is not finite.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, when the step is done and a snapshot is written.
     """
+    with StopRequest() as request:
+        history = _fit(model, data, config, out, validation, resume, extra, on_step, stop_after, request)
+        request.obey()
+        return history
+
+
+def _fit(
+    model: WorldModel,
+    data: Data,
+    config: TrainingConfig,
+    out: str | Path | None,
+    validation: Data | None,
+    resume: bool,
+    extra: Mapping[str, Any] | None,
+    on_step: Callable[[int, int, float], None] | None,
+    stop_after: int | None,
+    request: StopRequest,
+) -> list[dict[str, float]]:
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
@@ -283,7 +303,7 @@ def fit(
             step += 1
             if on_step is not None and look:
                 on_step(step, total, float(loss.total.detach()))
-            stop = stop_after is not None and step >= stop_after
+            stop = request.asked is not None or (stop_after is not None and step >= stop_after)
             due = stop or time.monotonic() - clock > 60 * config.save_minutes
             if step % per_epoch == 0:
                 break
@@ -308,7 +328,7 @@ def fit(
             if due and step < total:
                 snapshots.save(step, model, optimizer.optimizer, history, sums.to_json())
                 clock = time.monotonic()
-        if stop:
+        if stop and step < total:
             return history
     if snapshots:
         snapshots.finish(step, model, optimizer.optimizer, history, config.keep_best)
