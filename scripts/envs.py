@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import tyro
@@ -34,9 +35,16 @@ def main(args: Args) -> None:
     for name, spec in ENVIRONMENTS.items():
         env = gymnasium.make(name)
         frame = "x".join(map(str, env.observation_space.shape))
-        state = ", ".join(env.unwrapped.dynamics.state_names)
+        state = show_names(env.unwrapped.dynamics.state_names)
         rows.append((name, frame, show_space(env.action_space), state, spec.summary, spec.max_episode_steps))
     ui.table(("id", "frame", "actions", "state", "task", "steps"), rows)
+
+
+def show_names(names: Sequence[str], most: int = 4) -> str:
+    """Names in a row, the first few if they are many: ``x, y, vx, ... (46)``."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return ", ".join([*names[: most - 1], f"... ({len(names)})"])
 
 
 def show_space(space: object) -> str:

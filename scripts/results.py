@@ -149,7 +149,7 @@ def describe_device(device: str) -> str:
     kind = str(device)
     if kind == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return f"cpu, {cores} cores"
+        return f"cpu, {cores} core" if cores == 1 else f"cpu, {cores} cores"
     if kind.startswith("cuda"):
         import torch
 
