@@ -4,8 +4,10 @@
 
 x are the project's 20x20 MNIST digits, made binary at half brightness: 4,000 to learn from, 1,000 others to measure.
 Every estimator gets the same networks, data order and optimiser, and f(b) = -log p(x | b) beside the KL in closed form.
-Two differ, as their names say: `concrete-density` learns the relaxed bound of the Concrete paper, whose KL is that of
-the relaxed variables, and `vimco` the bound with K samples. What is reported is the same for all, with discrete b.
+Some differ: `concrete-density` learns the relaxed bound of the Concrete paper, whose KL is that of the relaxed
+variables, `vimco` the bound with K samples, and NVIL divides what it learns from by its spread, so that all of the
+bound must be in it: f(b) = -log p(x, b) + log q(b | x). What is reported is the same for all, with discrete b; only the
+variance of NVIL's shorter gradient does not compare.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ NUM_BITS, HIDDEN, SAMPLES = 64, 128, 5
 RATE, OWN_RATE, BATCH = 1e-3, 1e-3, 50
 BOUND_SAMPLES, VARIANCE_DRAWS, VARIANCE_IMAGES = 100, 20, 200
 NAMES = (*METHODS, "concrete-density", "vimco")
+NORMALISED = ("nvil", "nvil-variance")
 
 
 class DiscreteVAE(nn.Module):
@@ -53,10 +56,10 @@ class DiscreteVAE(nn.Module):
         """KL(q(b | x) || p(b)), (*batch) nats."""
         return ch.binary_kl(logits, self.prior).sum(-1)
 
-    def log_weights(self, choices: ch.BinaryChoices, x: Tensor) -> Tensor:
-        """log p(x, b) - log q(b | x), (*batch) nats."""
-        log_prior = -functional.softplus((1 - 2 * choices.hard) * self.prior).sum(-1)
-        return self.log_likelihood(choices.hard, x) + log_prior - choices.log_prob
+    def log_weights(self, b: Tensor, log_prob: Tensor, x: Tensor) -> Tensor:
+        """log p(x, b) - log q(b | x), (*batch) nats, of which the latter is `log_prob`."""
+        log_prior = -functional.softplus((1 - 2 * b) * self.prior).sum(-1)
+        return self.log_likelihood(b, x) + log_prior - log_prob
 
 
 class Data(NamedTuple):
@@ -77,7 +80,8 @@ def objective(
     """What is minimised, (*batch); the estimator's own loss; and what it does to remember the draw."""
     if name == "vimco":
         many = ch.choose_binary(logits.unsqueeze(-2).expand(*logits.shape[:-1], SAMPLES, -1), generator=generator)
-        return -discrete.vimco(vae.log_weights(many, x.unsqueeze(-2)), many.log_prob), None, lambda: None
+        weights = vae.log_weights(many.hard, many.log_prob, x.unsqueeze(-2))
+        return -discrete.vimco(weights, many.log_prob), None, lambda: None
     choices = ch.choose_binary(logits, generator=generator)
     if name == "concrete-density":
         y = choices.z / TEMPERATURE
@@ -85,6 +89,9 @@ def objective(
         kl = (log_q - ch.binary_concrete_log_prob(y, vae.prior, TEMPERATURE)).sum(-1)
         return kl - vae.log_likelihood(y.sigmoid(), x), None, lambda: None
     assert method is not None
+    if name in NORMALISED:
+        found = method(lambda b: -vae.log_weights(b, choices.log_prob.detach(), x), choices, x)
+        return found.surrogate, found.own_loss, found.grow
     found = method(lambda b: -vae.log_likelihood(b, x), choices, x)
     return found.surrogate + vae.kl(logits), found.own_loss, found.grow
 
@@ -129,7 +136,7 @@ def _step(
 def evaluate(vae: DiscreteVAE, x: Tensor, generator: torch.Generator) -> dict[str, float]:
     """Minus the ELBO, and minus the bound with 100 samples, of discrete b."""
     choices = ch.choose_binary(vae.encoder(x).expand(BOUND_SAMPLES, -1, -1), generator=generator)
-    weights = vae.log_weights(choices, x).transpose(0, 1)
+    weights = vae.log_weights(choices.hard, choices.log_prob, x).transpose(0, 1)
     return {
         "final-loss/vae": float(-weights.mean()),
         f"final-loss/vae-bound-{BOUND_SAMPLES}": float(-discrete.log_mean_exp(weights).mean()),
