@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from reverie.scripts.reproduce import gtm_measures as measures
 from reverie.scripts.reproduce import gtm_sm_image_navigation as navigation
 from reverie.scripts.reproduce import gtm_sm_ladder as ladder
@@ -42,6 +44,7 @@ def test_the_ladder_measures_every_key_and_finishes_the_better_start(rungs):
 
 
 def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(navigation, "MEMORISE", 12)
     monkeypatch.setattr(navigation, "HORIZONS", (6, 20))
     data = {"train": (8, 20, 1, "train"), "validation": (3, 32, 2, "train"), "test": (3, 32, 3, "test")}
@@ -57,6 +60,9 @@ def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch)
     expected |= {"psnr/no-memory/gru", "psnr/no-memory/vae-rnn"}
     assert expected | {"psnr/first32", "psnr/last32", "psnr/last32/1000"} <= set(result["metrics"])
     assert result["config"]["split"] == "test"
+    with Image.open("docs/figures/gtm-sm-image-navigation.gif") as film:
+        assert film.n_frames == 32
+    assert Path("docs/figures/gtm-sm-image-navigation.png").exists()
     navigation.main(replace(args, validate=True, stages=("evaluate",)))
     assert json.loads(args.json.read_text())["config"]["split"] == "validation"
 

@@ -83,7 +83,7 @@ def recalled(
         with torch.no_grad():
             seen = model.observe(batch.frames[:, :memorise], batch.actions[:, :memorise], sample=False)
             ahead = model.imagine(seen.index(-1), batch.actions[:, memorise:], sample=False)
-            nearest = seen.memory.index(-1).expand(ahead.position.shape[1]).nearest(ahead.position, 1)
+            nearest = seen.memory.index(-1).expand(ahead.position.shape[1]).nearest(ahead.position, 1, embed=model.key)
             entry = _entry_of(nearest.position[..., 0, :], seen.position)
             frames = batch.frames[:, memorise:]
             codes = model.encode(batch.frames)

@@ -39,7 +39,7 @@ MODELS = {
     ),
     "rotation": GTMSMConfig(
         **COMMON, memorise=20, predict=10, first_memorise=20, first_predict=10, position_dim=3, transition="rotation",
-        step_std=0.5, first_kernel=1.0, settle=(0.7, 1.0), sharpen=(0.6, 0.95),
+        step_std=1.0, first_kernel=1.0, settle=(0.7, 1.0), sharpen=(0.6, 0.95),
     ),
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ class Args(Options):
     """Which of them."""
     stages: tuple[Stage, ...] = ("train", "evaluate")
     """What to do."""
-    restarts: int = 4
+    restarts: int = 6
     """Random starts of each training, of which the one with the highest bound goes on."""
     trial: float = 0.75
     """Share of training after which it is chosen."""
@@ -140,7 +140,7 @@ class Ladder(Experiment):
 
 
 class Panoramas:
-    """Windows of an agent that turns in a panorama; `states` are cosine and sine of its true heading.
+    """Windows of an agent that turns in a panorama; `states` are cosine and sine of how far it has turned.
 
     A panorama is a strip of a photograph beside its mirror image, so that it closes. The one action is to turn.
     """
@@ -160,7 +160,7 @@ class Panoramas:
         columns = (heading[..., None] * (2 * side // PERIOD) + np.arange(view)) % (2 * side)
         frames = strips[np.arange(episodes)[:, None, None], :, columns].swapaxes(2, 3)  # (N, T, view, view, 3)
         shape = (episodes, steps)
-        angle = heading * 2 * np.pi / PERIOD
+        angle = (np.broadcast_to(np.arange(steps), shape) % PERIOD) * 2 * np.pi / PERIOD
         first = np.broadcast_to(np.arange(steps) == 0, shape)
         yes = np.ones(shape, bool)
         self.arrays = {
