@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import gtm_measures as measures
 from reverie.scripts.reproduce import gtm_sm_image_navigation as navigation
 from reverie.scripts.reproduce import gtm_sm_ladder as ladder
 from reverie.world_models import GTMSMConfig
+from reverie.world_models.checkpoints import load
 from reverie.world_models.training import TrainingConfig, read_history
 
 SMALL = {"z_dim": 4, "hidden": (8,)}
@@ -65,6 +67,15 @@ def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch)
     assert Path("docs/figures/gtm-sm-image-navigation.png").exists()
     navigation.main(replace(args, validate=True, stages=("evaluate",)))
     assert json.loads(args.json.read_text())["config"]["split"] == "validation"
+
+
+def test_the_shipped_model_knows_where_it_saw_what(tmp_path):
+    world = {"split": "train", "max_episode_steps": 319}
+    windows = collect("reverie/ImageNavigation-v0", tmp_path, episodes=4, seed=77, env_kwargs=world).windows(320)
+    found = measures.recalled(load("gtm-sm-image-navigation"), windows, lambda states: states[..., :2], 256)
+    metrics = found.metrics((64,))
+    assert metrics["recall/64"] > 0.99 and metrics["r2"] > 0.99
+    assert metrics["psnr"] > metrics["psnr/vae"] - 0.5
 
 
 def test_panoramas_close_after_a_turn():
