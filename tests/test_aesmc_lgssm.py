@@ -109,7 +109,7 @@ def test_runs_resumes_and_refuses_other_settings(tmp_path, capsys):
     experiment.main(args)
     assert (args.out / "toy" / "3.json").read_text() == before
     result = json.loads(args.json.read_text())
-    expected = {f"snr/{name}/{m}/{k}" for name in ("theta", "phi") for m in ("is", "smc") for k in (1, 4)}
+    expected = {f"snr/{name}/{m}/{k}" for name in ("theta", "phi") for m in ("is", "smc", "one-step") for k in (1, 4)}
     expected |= {f"{what}/model/{m}/{k}" for what in ("gap", "theta-error") for m in ("is", "smc") for k in (2, 5)}
     expected |= {f"{what}/{k}" for what in ("gap/joint", "proposal-error") for k in ("smc/2", "smc/5", "alt/5-2")}
     expected |= {"smc-std/smoothing-targets", "smc-std/filtering-targets", "gap/linear-gaussian/prior/is/2"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-COLOURS = {"is": "tab:blue", "smc": "tab:orange", "alt": "tab:green"}
+COLOURS = {"is": "tab:blue", "smc": "tab:orange", "alt": "tab:green", "one-step": "tab:purple"}
 
 
 def draw(path: Path, metrics: Mapping[str, Sequence[float]]) -> None:
@@ -19,7 +19,7 @@ def draw(path: Path, metrics: Mapping[str, Sequence[float]]) -> None:
     figure, axes = plt.subplots(1, 4, figsize=(19, 4.2), layout="constrained")
     _against_particles(axes[0], metrics, {"is": "toy/proposal-error"})
     axes[0].set(title="Gaussian mean: learned proposal", ylabel="distance from the optimum")
-    _against_particles(axes[1], metrics, {f"{m} phi": f"snr/phi/{m}" for m in ("is", "smc")})
+    _against_particles(axes[1], metrics, {f"{m} phi": f"snr/phi/{m}" for m in ("is", "smc", "one-step")})
     _against_particles(axes[1], metrics, {f"{m} theta": f"snr/theta/{m}" for m in ("is", "smc")}, style="--")
     axes[1].set(title="gradients: model (dashed) and proposal", ylabel="signal-to-noise ratio")
     _curves(axes[2], metrics, "curve/gap/model/")

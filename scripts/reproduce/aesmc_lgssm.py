@@ -3,7 +3,9 @@
 Stages, each a number of pieces that are kept in the experiment's folder and not computed twice:
 
   toy        one Gaussian mean: the learned proposal against its optimum, for more and more particles
-  snr        signal-to-noise ratio of the gradients of model and proposal against the number of particles
+  snr        signal-to-noise ratio of the gradients of model and proposal against the number of particles, on a
+             sequence and on a single step (importance sampling over many steps is far from the regime, of a tight
+             bound, in which the proposal's ratio falls as 1 / sqrt(K))
   model      theta learned with particles from the prior, by importance sampling (is) and sequential Monte Carlo (smc),
              against the maximum of the evidence (EM, then L-BFGS)
   proposal   theta and a linear proposal learned together by one smc bound, and by alternating bounds (alt: smc for

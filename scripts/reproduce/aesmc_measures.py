@@ -29,6 +29,7 @@ GAP_LENGTH = 20
 LOOKS = 50  # points of a learning curve
 ELEMENTS = 60_000  # replicas times particles at a time, for gradients
 METHODS = {"is": "iwae", "smc": "fivo"}
+ONE_STEP = "one-step"  # a sequence of one step, on which the two are the same
 TARGET_REPEATS, TARGET_PARTICLES = 200, 10
 
 Pieces = dict[str, Callable[[Callable[..., None]], dict[str, list[float]]]]
@@ -39,7 +40,7 @@ def toy_pieces(args: Args) -> Pieces:
 
 
 def snr_pieces(args: Args) -> Pieces:
-    return {f"{name}-{k}": partial(snr, args, name, k) for name in METHODS for k in args.snr_particles}
+    return {f"{name}-{k}": partial(snr, args, name, k) for name in (*METHODS, ONE_STEP) for k in args.snr_particles}
 
 
 def model_pieces(args: Args) -> Pieces:
@@ -162,10 +163,11 @@ def toy(args: Args, count: int, advance: Callable[..., None]) -> dict[str, list[
 
 
 def snr(args: Args, method: str, count: int, advance: Callable[..., None]) -> dict[str, list[float]]:
-    """|mean| / standard deviation of a gradient, mean over the entries, away from the optimum (theta by .1 and -.1, the
-    proposal by .1 in each of a and b), with the optimal variance."""
+    """|mean| / standard deviation of a gradient, mean over the entries that have one, away from the optimum (theta by
+    .1 and -.1, the proposal by .1 in each of a and b), with the optimal variance."""
     found: dict[str, list[float]] = {"theta": [], "phi": []}
-    for seed, frames in zip(args.seeds, simulate(args.seeds, args.snr_length), strict=True):
+    length, kind = (1, "iwae") if method == ONE_STEP else (args.snr_length, METHODS[method])
+    for seed, frames in zip(args.seeds, simulate(args.seeds, length), strict=True):
         gradients: dict[str, list[Tensor]] = {"theta": [], "phi": []}
         at_once = max(1, ELEMENTS // count)
         for done in range(0, args.snr_draws, at_once):
@@ -173,13 +175,14 @@ def snr(args: Args, method: str, count: int, advance: Callable[..., None]) -> di
             theta = torch.tensor([THETA[0] - 0.1, THETA[1] + 0.1]).expand(replicas, 2)
             model = learned_proposal(theta, optimal_at=THETA, off=0.1)
             batch = batch_of(frames.expand(replicas, 1, -1, -1))
-            bound = Bound(METHODS[method], count)(model, batch, generator=seeded(seed, 2 + count, done))
+            bound = Bound(kind, count)(model, batch, generator=seeded(seed, 2 + count, done))
             bound.sum().backward()
             gradients["theta"].append(model.theta.grad)
             gradients["phi"].append(torch.stack([model.a.grad, model.b.grad], -1))
         for name, parts in gradients.items():
             every = torch.cat(parts).double()
-            found[name].append(float((every.mean(0).abs() / every.std(0)).mean()))
+            mean, spread = every.mean(0).abs(), every.std(0)
+            found[name].append(float((mean / spread)[spread > 0].mean()))  # one step tells nothing of what comes next
         advance(total=len(args.seeds))
     return {f"snr/{name}/{method}/{count}": values for name, values in found.items()}
 
