@@ -113,9 +113,10 @@ def test_felt_displacements_are_a_regression_on_what_the_transition_does():
 # ---- landmarks ----
 
 
-def test_landmarks_correct_as_the_equations_say():
+@pytest.mark.parametrize("surprise", [0.0, 0.1])
+def test_landmarks_correct_as_the_equations_say(surprise):
     torch.manual_seed(0)
-    landmarks = Landmarks(2).double()
+    landmarks = Landmarks(2, surprise, 1.5).double()
     with torch.no_grad():
         landmarks.net[-1].bias.normal_()
     options = {"generator": seeded(), "dtype": torch.float64}
@@ -129,22 +130,38 @@ def test_landmarks_correct_as_the_equations_say():
         new, changes = mean[n].clone(), []
         for k in sorted(range(4), key=lambda k, n=n: float(distance[n, k]))[: int(found[n].sum())] if n != 1 else [0]:
             raw = landmarks.net(torch.stack([distance[n, k].log(), variances[n, k].mean(), log_var[n].mean()]))
-            assert 0 <= float(raw[0].sigmoid()) <= 1
-            new = new + raw[0].sigmoid() * (places[n, k] - mean[n])
+            beta = (raw[0] + landmarks.trust[0] + landmarks.trust[1] * distance[n, k].log()).sigmoid()
+            assert 0 <= float(beta) <= 1
+            new = new + beta * (places[n, k] - mean[n])
             changes.append(raw[1:])
         new_log_var = log_var[n] + (torch.stack(changes).mean(0) if changes else 0.0)
         torch.testing.assert_close(ours[n], new)
         torch.testing.assert_close(our_log_var[n], new_log_var)
         q, p = Normal(new, (0.5 * new_log_var).exp()), Normal(mean[n], (0.5 * log_var[n]).exp())
-        torch.testing.assert_close(kl[n], kl_divergence(q, p).sum())
+        narrow, wide = kl_divergence(q, p).sum(), kl_divergence(q, Normal(mean[n], 1.5)).sum()
+        if not surprise:
+            torch.testing.assert_close(kl[n], narrow)
+            continue
+        torch.testing.assert_close(kl[n], -(0.9 * (-narrow).exp() + 0.1 * (-wide).exp()).log())
+        s = q.sample((100_000,))
+        mixture = torch.logaddexp(
+            math.log(0.9) + p.log_prob(s).sum(-1), math.log(0.1) + Normal(mean[n], 1.5).log_prob(s).sum(-1)
+        )
+        assert float(kl[n]) > float((q.log_prob(s).sum(-1) - mixture).mean()) - 0.02
+
+
+def test_surprises_come_as_often_as_they_should():
+    model = built(inference="landmark", transition="linear", position_std=1e-3, surprise=0.2, surprise_std=3.0)
+    state = model.initial_state((20_000,))
+    moved = model.predict(state, torch.zeros(20_000, 5).double(), generator=seeded()).position.norm(dim=-1)
+    assert float((moved > 0.1).double().mean()) == pytest.approx(0.2, abs=0.01)
+    assert float(moved[moved > 0.1].square().mean()) == pytest.approx(2 * 9.0, rel=0.05)
 
 
 def test_a_view_seen_again_pulls_the_position_back():
     """An obstacle that the transition cannot know: the agent believes that it moved, and sees that it did not."""
     model = built(inference="landmark", transition="linear", position_std=0.1)
     with torch.no_grad():
-        model.landmarks.net[-1].bias[0] = 20.0  # trusts what it finds
-        model.landmarks.net[-1].weight.zero_()
         model.view.bias[4:] = -5.0  # views are sharp
     frame, move = torch.rand(1, *SPACES.frame_shape, generator=seeded()).double(), torch.eye(5).double()[2:3]
     state = model.update(model.initial_state((1,)), frame, sample=False)

@@ -23,6 +23,11 @@ class GTMSMConfig:
     of several starts differ by what was learned of positions alone."""
     position_std: float = 1e-3
     """r, the noise of a step."""
+    surprise: float = 0.0
+    """Probability of a step that the transition cannot foresee (an obstacle that it does not know): its noise is
+    `surprise_std` instead of r. Without it landmarks cannot afford to move a position by more than r."""
+    surprise_std: float = 1.0
+    """See `surprise`."""
     z_dim: int = 16
     """Length of the view z."""
     prior: Literal["mixture", "learned"] = "mixture"
@@ -98,9 +103,11 @@ class GTMSMConfig:
         for name in (*counts, "memorise", "first_memorise"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GTMSMConfig.{name} must be at least 1, found {getattr(self, name)}")
-        for name in ("position_std", "kernel", "first_kernel", "step_std", "frame_std", "novelty"):
+        for name in ("position_std", "kernel", "first_kernel", "step_std", "frame_std", "novelty", "surprise_std"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"GTMSMConfig.{name} must be positive, found {getattr(self, name)}")
+        if not 0 <= self.surprise < 1:
+            raise ValueError(f"GTMSMConfig.surprise is a probability below 1, found {self.surprise}")
         if self.first_memorise > self.memorise:
             raise ValueError(
                 f"GTMSMConfig.first_memorise must be at most memorise ({self.memorise}), found {self.first_memorise}"

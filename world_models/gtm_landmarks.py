@@ -6,11 +6,17 @@ with it, and N(mu_p, sigma_p^2) the position that the transition predicts:
     mu_q = mu_p + sum_k beta_k (mu_k - mu_p)                          beta_k = sigmoid NN(delta_k, sigma_k^2, sigma_p^2)
     log sigma_q^2 = log sigma_p^2 + mean_k NN(delta_k, sigma_k^2, sigma_p^2)
 
-beta_k is not normalised over k. Where nothing is found, q is the prediction.
+beta_k is not normalised over k. Where nothing is found, q is the prediction. The network has a linear term in log
+delta_k, so that before anything is learned the very same view is trusted (delta of at most .01), and no other.
+
+A step may be a surprise, p = (1 - e) N(mu_p, sigma_p^2) + e N(mu_p, R^2): an obstacle that the transition cannot know.
+Then KL(q || p) <= -log [(1 - e) exp(-KL(q || N(mu_p, sigma_p^2))) + e exp(-KL(q || N(mu_p, R^2)))], as for the views
+(gtm_views.py). With e = 0 a correction by a whole step costs its square in units of sigma_p^2, and none is ever made.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -28,13 +34,14 @@ def view_distance(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tens
 class Landmarks(nn.Module):
     """The correction; see the module's header."""
 
-    def __init__(self, position_dim: int, units: int = 16) -> None:
+    def __init__(self, position_dim: int, surprise: float = 0.0, surprise_std: float = 1.0, units: int = 16) -> None:
         super().__init__()
+        self.surprise, self.surprise_std = surprise, surprise_std
         self.net = mlp([3, units, 1 + position_dim], nn.Tanh)
+        self.trust = nn.Parameter(torch.tensor([-23.0, -5.0]))  # of a view at distance 1, and per log of the distance
         with torch.no_grad():
             self.net[-1].weight.mul_(0.1)
             self.net[-1].bias.zero_()
-            self.net[-1].bias[0] = -4.0  # nothing is corrected before anything is learned
 
     @staticmethod
     @torch.no_grad()
@@ -74,14 +81,22 @@ class Landmarks(nn.Module):
         delta = torch.where(found, distance.gather(-1, slots), 1.0)
         here = log_var.mean(-1, keepdim=True).expand_as(delta)
         raw = self.net(torch.stack([delta.log(), variance.mean(-1), here], -1))
-        beta = torch.where(found, raw[..., 0].sigmoid(), 0.0).unsqueeze(-1)
+        trust = raw[..., 0] + self.trust[0] + self.trust[1] * delta.log()
+        beta = torch.where(found, trust.sigmoid(), 0.0).unsqueeze(-1)
         seen = found.unsqueeze(-1)
         new_mean = mean + (beta * (place - mean.unsqueeze(-2))).sum(-2)
         change = torch.where(seen, raw[..., 1:], 0.0).sum(-2) / seen.sum(-2).clamp(min=1)
         new_log_var = log_var + change
-        square = (new_mean - mean).square() / log_var.exp()
-        kl = 0.5 * (square + change.exp() - 1 - change).sum(-1)
-        return new_mean, new_log_var, kl
+        return new_mean, new_log_var, self._kl(new_mean - mean, log_var, change)
+
+    def _kl(self, moved: Tensor, log_var: Tensor, change: Tensor) -> Tensor:
+        """The header's bound (*batch) for a mean that is moved and a log-variance that is changed by so much."""
+        foreseen = 0.5 * (moved.square() / log_var.exp() + change.exp() - 1 - change).sum(-1)
+        if not self.surprise:
+            return foreseen
+        ratio = log_var + change - 2 * math.log(self.surprise_std)
+        wide = 0.5 * (moved.square() / self.surprise_std**2 + ratio.exp() - 1 - ratio).sum(-1)
+        return -torch.logaddexp(math.log1p(-self.surprise) - foreseen, math.log(self.surprise) - wide)
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ Deviations from the paper:
 - N(0, I) is one more entry of the mixture, far from everywhere (gtm_views.py); `novelty=inf` leaves it out.
 - the learned combination adds to the weighted mean of the views found, weighs by distance instead of concatenating a
   fixed number of views, and sees places relative to the agent.
+- a step may be a `surprise` (gtm_landmarks.py), without which landmark inference could not move a position.
 - `displacement_weight`: where the agent feels its displacements, -|d_t - felt_t|^2 is added to the objective, not to
   the bound.
 - no reward heads: goals are pictures (`locate`).
@@ -120,7 +121,9 @@ class GTMSM(WorldModel):
         self.combination = None
         if config.prior == "learned":
             self.combination = LearnedViews(config.position_dim, config.z_dim, config.prior_units)
-        self.landmarks = Landmarks(config.position_dim) if config.inference == "landmark" else None
+        self.landmarks = None
+        if config.inference == "landmark":
+            self.landmarks = Landmarks(config.position_dim, config.surprise, config.surprise_std)
 
     # ---- densities ----
 
@@ -145,6 +148,14 @@ class GTMSM(WorldModel):
             return self.combination(neighbours, position, phase.kernel)
         return mixture_prior(neighbours, self.config.z_dim, phase.kernel, self.config.novelty)
 
+    def _spread(self, like: Tensor, generator: torch.Generator | None) -> Tensor | float:
+        """Standard deviation of a step's noise: r, or (*batch, 1) that of a surprise here and there."""
+        config = self.config
+        if not config.surprise:
+            return config.position_std
+        chance = torch.rand(*like.shape[:-1], 1, generator=generator, device=like.device, dtype=like.dtype)
+        return torch.where(chance < config.surprise, config.surprise_std, config.position_std)
+
     # ---- one step ----
 
     def initial_state(self, batch_shape=(), *, sample=True, generator=None) -> GTMSMState:
@@ -156,7 +167,9 @@ class GTMSM(WorldModel):
 
     def predict(self, state, action, *, sample=True, generator=None) -> GTMSMState:
         expected, displacement = self.transition(self._own(state).position, state.displacement, action)
-        position = expected + self.config.position_std * normal_like(expected, generator) if sample else expected
+        position = expected
+        if sample:
+            position = expected + self._spread(expected, generator) * normal_like(expected, generator)
         prior = self.prior_view(state.memory, position, Phase.last(self.config))
         mean, std = prior.moments()
         z = prior.draw(generator) if sample else mean
@@ -303,18 +316,20 @@ class GTMSM(WorldModel):
         """Positions along windows (*lead, L): predicted, and at memorised steps corrected by landmarks."""
         wishes = self.transition.wish(part.actions, phase.spare)
         noise = normal_like(wishes, generator)
+        spread = self._spread(wishes, generator)
         log_r2 = 2 * math.log(self.config.position_std)
         if self.landmarks is None or phase.spare is not None or tau == 1:
             position, displacement = walk(
-                self.transition, wishes, self.config.position_std * noise,
+                self.transition, wishes, spread * noise,
                 first=part.is_first if bool(part.is_first[..., 1:].any()) else None,
                 inside=None if bool(part.valid.all()) else part.valid,
             )  # fmt: skip
             log_var = torch.full_like(position[..., : self.config.position_dim], log_r2)
             return _Walk(position, displacement, log_var, torch.zeros_like(part.rewards))
-        return self._walk_by_landmarks(part, z_mean, z_std, tau, wishes.unbind(-2), noise.unbind(-2))
+        ahead = (spread * noise).unbind(-2)
+        return self._walk_by_landmarks(part, z_mean, z_std, tau, wishes.unbind(-2), noise.unbind(-2), ahead)
 
-    def _walk_by_landmarks(self, part, z_mean, z_std, tau: int, wishes, noise) -> _Walk:
+    def _walk_by_landmarks(self, part, z_mean, z_std, tau: int, wishes, noise, ahead) -> _Walk:
         still = torch.zeros_like(wishes[0])
         log_var = torch.full_like(still, 2 * math.log(self.config.position_std))
         looked_up = self.landmarks.among(z_mean[..., :tau, :], z_std[..., :tau, :], part, self.config.landmarks)
@@ -327,7 +342,7 @@ class GTMSM(WorldModel):
                 places, variances = (torch.stack([step[i] for step in steps], -2) for i in (0, 2))
                 new, variance, kl = self.landmarks(mean, log_var, places, variances, *looked_up.at(t))
             if t > 0:
-                new = new + (0.5 * variance).exp() * noise[t]
+                new = new + ((0.5 * variance).exp() * noise[t] if t < tau else ahead[t])
             first, inside = part.is_first[..., t].unsqueeze(-1), part.valid[..., t].unsqueeze(-1)
             new, moved = torch.where(first, 0.0, new), torch.where(first, 0.0, moved)
             new, moved = torch.where(inside, new, position), torch.where(inside, moved, displacement)

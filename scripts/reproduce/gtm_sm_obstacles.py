@@ -29,6 +29,7 @@ from .gtm_training import chosen
 
 MEMORISE = 256
 STEPS = (1, 16, 64, 256)  # of prediction
+SURPRISE = 0.02  # probability of a step that obstacles change; by as much as a step is long
 Stage = Literal["train", "evaluate"]
 DATA = {  # name -> environment, episodes, frames of each, seed, photographs
     "train": ("reverie/ImageNavigationObstacles-v0", 512, 288, 2234, "train"),
@@ -48,11 +49,11 @@ class Args:
     """What to do."""
     source: Path = Path("runs/gtm-sm-image-navigation")
     """Folder of gtm-sm-image-navigation."""
-    steps: int = 400
+    steps: int = 100
     """Of training."""
     batch_size: int = 8
     """Windows per step."""
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-3
     """Of the landmark network."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
@@ -145,7 +146,9 @@ def with_landmarks(model: Any, seed: int) -> Any:
     from reverie.world_models.checkpoints import build
 
     torch.manual_seed(seed)
-    config = replace(model.config, inference="landmark", landmarks=1)
+    with torch.no_grad():
+        stride = float(model.transition.wish(torch.eye(model.spaces.action_dim)).norm(dim=-1).max())
+    config = replace(model.config, inference="landmark", landmarks=1, surprise=SURPRISE, surprise_std=stride)
     wider = build(model.name, vars(config), model.spaces).to(next(model.parameters()).device)
     weights = model.state_dict() | {f"landmarks.{k}": v for k, v in wider.landmarks.state_dict().items()}
     wider.load_state_dict(weights)
