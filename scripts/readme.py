@@ -64,6 +64,13 @@ TABLES = {
     "parity-consecutive": _box("parity/hamming/{row}/consecutive/{column}", "frames missing", RUNS, "public-code"),
     "ablation-random": _box("ablation/{row}/hamming/smooth/random/{column}", "share missing", SHARES, rows={}),
     "ablation-consecutive": _box("ablation/{row}/hamming/smooth/consecutive/{column}", "frames missing", RUNS, rows={}),
+    **{
+        f"{world}-{kind}": Table(
+            f"kvae-{world}", f"hamming/{{row}}/{kind}/{{column}}", corner, TASKS, columns, digits=2
+        )
+        for world in ("gravity", "polygon", "pong")
+        for kind, corner, columns in (("random", "share missing", SHARES), ("consecutive", "frames missing", RUNS))
+    },
     "pendulum-r2": Table(
         "kvae-pendulum", "r2/{column}/smooth/{row}", "R², smoothed", NETWORKS, TRUTH, ("dvbf", "dkf"), apart=True
     ),
@@ -107,6 +114,25 @@ TABLES = {
         "{column}/{row}",
         "rung",
         columns={"recall": "right place", "r2": "R² of the place", "psnr": "PSNR, dB"},
+    ),
+    "gtm-obstacles": Table(
+        "gtm-sm-obstacles",
+        "{column}/{row}",
+        "obstacles",
+        {"landmark": "with landmarks", "transition": "without"},
+        {"position_error": "distance, cells", "within_half": "at most half a cell"},
+    ),
+    "gtm-navigate": Table(
+        "gtm-sm-navigate",
+        "{column}/{row}/2d",
+        "2D, obstacles",
+        {
+            "memory": "plans in memory",
+            "greedy": "straight at it",
+            "random": "random",
+            "true-map": "plans on the true map",
+        },
+        {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
     ),
     "discrete-toys": Table(
         "discrete-gradients",

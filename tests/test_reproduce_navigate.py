@@ -81,8 +81,9 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
     options["json"] = tmp_path / "navigate.json"
     navigate.main(navigate.Args(**options))
     metrics = json.loads(options["json"].read_text())["metrics"]
-    keys = {f"{key}/2d" for key in ("success", "path_ratio", "coverage", "coverage/random")}
-    keys |= {f"{key}/{way}/2d" for key in ("success", "path_ratio") for way in ("greedy", "random", "true-map")}
+    keys = {f"{key}/2d" for key in ("success", "path_ratio", "coverage", "coverage/memory", "coverage/random")}
+    ways = ("memory", "greedy", "random", "true-map")
+    keys |= {f"{key}/{way}/2d" for key in ("success", "path_ratio") for way in ways}
     assert keys == metrics.keys()
     assert metrics["success/true-map/2d"]["mean"] == metrics["path_ratio/true-map/2d"]["mean"] == 1
     with pytest.raises(ValueError, match="the stage 3d needs --walker"):

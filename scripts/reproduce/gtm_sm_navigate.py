@@ -12,9 +12,10 @@ start:
   2d          image navigation with obstacles, test photographs; the model of gtm-sm-obstacles
   3d          mazes in the first person, test mazes; a model given by --walker
 
-`success/STAGE` is the share that arrives, `path_ratio/STAGE` the mean of steps over those of the shortest path among
-those that do; `coverage/STAGE` is the share of places that exploring has visited, `coverage/random/STAGE` the same for
-random actions. The model of a goal never sees the map or the place, only frames and its own actions.
+`success/WAY/STAGE` is the share that arrives, `path_ratio/WAY/STAGE` the mean of steps over those of the shortest path
+among those that do; `coverage/WAY/STAGE` is the share of places that exploring (`random`: random actions) has visited.
+Without a WAY they are the agent's, `memory`. The model never sees the map or the place of a goal, only frames and its
+own actions.
 """
 
 from __future__ import annotations
@@ -98,10 +99,8 @@ class Navigate(Experiment):
         per_seed = []
         for seed in self.args.seeds:
             found = self.navigate(self.load(self.run_of(stage, seed)), world, seed)
-            per_seed.append(
-                {"/".join((key.split("/")[0], *(() if way == "memory" else (way,)), stage)): value
-                 for (key, way), value in found.items()}
-            )  # fmt: skip
+            named = {f"{key}/{way}/{stage}": value for (key, way), value in found.items()}
+            per_seed.append(named | {f"{key}/{stage}": value for (key, way), value in found.items() if way == "memory"})
         self.store(stage, by_key(per_seed), time.monotonic() - started)
 
     def run_of(self, stage: str, seed: int) -> Path:
