@@ -27,6 +27,7 @@ from torch import Tensor
 
 from .base import WorldModel
 from .batch import Batch
+from .inference.discrete import vimco
 from .inference.particle_filter import Resampling
 from .particles import Gradient, Sequences, check_count, check_options, steps
 
@@ -87,7 +88,7 @@ def iwae(
     log_evidence = _log_mean(torch.cat(weights, -1))
     whole.require_numbers(log_evidence.unsqueeze(-1).expand(*log_evidence.shape, whole.length))
     if any(isinstance(log_choices, Tensor) for log_choices in choices):
-        log_evidence = _with_score(log_evidence, [(log_evidence, sum(choices))])
+        log_evidence = log_evidence + _paths_score(torch.cat(weights, -1), torch.cat(choices, -1))
     return log_evidence
 
 
@@ -178,7 +179,7 @@ class Bound:
             return model.loss(batch, generator=generator).elbo
         threshold = 0.0 if self.kind == "iwae" else self.threshold
         options = {"resampling": self.resampling, "threshold": threshold, "gradient": self.gradient, "chunk": None}
-        return _estimates(model, batch, self.num_particles, options, generator)
+        return _estimates(model, batch, self.num_particles, options, generator, whole_paths=self.kind == "iwae")
 
     def __call__(
         self, model: WorldModel, batch: Batch, *, chunk: int | None = None, generator: torch.Generator | None = None
@@ -196,33 +197,58 @@ class Bound:
 
 
 def _estimates(
-    model: WorldModel, batch: Batch, num_particles: int, options: Mapping[str, Any], generator: torch.Generator | None
+    model: WorldModel,
+    batch: Batch,
+    num_particles: int,
+    options: Mapping[str, Any],
+    generator: torch.Generator | None,
+    *,
+    whole_paths: bool = False,
 ) -> Tensor:
     """Estimates (*batch, T) of log p(x_t | x_{<t}); the score of discrete choices is on the last step."""
     sequences = Sequences(model, batch, num_particles)
     graph, chunk = torch.is_grad_enabled(), options["chunk"] or num_particles
     sequences.check_memory(num_particles if graph else min(chunk, num_particles), keeps_steps=graph)
     with sequences.memory_errors():
-        history = [(step.log_evidence, step.log_choices) for step in steps(sequences, **options, generator=generator)]
-    per_step = torch.stack([log_evidence for log_evidence, _ in history], -1)
+        history, normalised = [], None
+        for step in steps(sequences, **options, generator=generator):
+            history.append((step.log_evidence, step.log_choices, step.own_choices))
+            normalised = step.log_weights
+    per_step = torch.stack([log_evidence for log_evidence, *_ in history], -1)
     sequences.require_numbers(per_step)
+    own = [choices for *_, choices in history if choices is not None]
+    if whole_paths and own:
+        weights = normalised + per_step.sum(-1, keepdim=True) + math.log(num_particles)
+        last = per_step[..., -1] + _paths_score(weights, sum(own))
+        return torch.cat([per_step[..., :-1], last.unsqueeze(-1)], -1)
     # A choice acts on the estimates from its own step on.
     rewards = per_step.detach().flip(-1).cumsum(-1).flip(-1).unbind(-1)
-    made = [(reward, choices) for reward, (_, choices) in zip(rewards, history, strict=True) if choices is not None]
+    made = [(reward, choices) for reward, (_, choices, _) in zip(rewards, history, strict=True) if choices is not None]
     if not made:
         return per_step
     last = _with_score(per_step[..., -1], made)
     return torch.cat([per_step[..., :-1], last.unsqueeze(-1)], -1)
 
 
+def _paths_score(log_weights: Tensor, log_choices: Tensor) -> Tensor:
+    """Zero (*batch,) with the gradient for the discrete choices of whole paths (*batch, K): VIMCO's, K at least 2.
+
+    What the other paths alone would have given is each path's baseline. A single one has the bound itself for reward.
+    """
+    if log_weights.shape[-1] == 1:
+        return _with_score(torch.zeros_like(log_weights[..., 0]), [(log_weights[..., 0], log_choices[..., 0])])
+    bound = vimco(log_weights.detach(), log_choices)
+    return torch.where(bound.isfinite(), bound - bound.detach(), 0.0)
+
+
 def _log_weights(sequences: Sequences, generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
-    """Log-weights (*batch, K) of whole paths, and the log-probability (*batch) of all their discrete choices."""
+    """Log-weights of whole paths, and the log-probabilities of all their discrete choices, (*batch, K)."""
     state, total, log_choices = None, sequences.batch.frames.new_zeros(sequences.shape), 0.0
     for t in range(sequences.length):
         proposal = sequences.propose(state, t, generator)
         state, total = proposal.state, total + proposal.log_weight
         if isinstance(proposal.log_q_discrete, Tensor):
-            log_choices = log_choices + proposal.log_q_discrete.sum(-1)
+            log_choices = log_choices + proposal.log_q_discrete
     return total, log_choices
 
 

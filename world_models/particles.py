@@ -64,6 +64,8 @@ class Step(NamedTuple):
     log_evidence: Tensor
     log_choices: Tensor | None
     """Log-probability of the step's discrete choices, without the ancestors' where their gradient is dropped."""
+    own_choices: Tensor | None
+    """Of each particle's own, the ancestors not among them (*batch, K)."""
 
 
 def check_count(num_particles: int, chunk: int | None = None) -> None:
@@ -232,8 +234,9 @@ def steps(
                     log_choices = pf.log_probability(ancestors, weights, resampling).to(weights.dtype)
                     log_choices = torch.where(resampled, log_choices, 0.0)
         proposal = sequences.propose(state, t, generator, chunk)
-        if isinstance(proposal.log_q_discrete, Tensor):
-            log_choices = proposal.log_q_discrete.sum(-1) + (0.0 if log_choices is None else log_choices)
+        own_choices = proposal.log_q_discrete if isinstance(proposal.log_q_discrete, Tensor) else None
+        if own_choices is not None:
+            log_choices = own_choices.sum(-1) + (0.0 if log_choices is None else log_choices)
         unnormalised = brought + proposal.log_weight
         # Where every particle has weight zero the estimate is -inf; the particles go on with equal weights.
         dead = (unnormalised == -math.inf).all(-1)
@@ -244,7 +247,7 @@ def steps(
         log_evidence = torch.where(dead, -math.inf, log_evidence)
         if sequences.stops[t]:  # exactly zero, not the rounding of a logsumexp
             log_evidence = torch.where(sequences.batch.valid[..., t], log_evidence, 0.0)
-        yield Step(state, previous, ancestors, log_evidence, log_choices)
+        yield Step(state, previous, ancestors, log_evidence, log_choices, own_choices)
 
 
 def filter(
