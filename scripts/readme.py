@@ -109,6 +109,12 @@ TABLES = {
             "oracle": "the last view of the true place",
         },
     ),
+    "gtm-no-memory": Table(
+        "gtm-sm-image-navigation",
+        "psnr/no-memory/{row}",
+        "PSNR without a spatial memory, dB",
+        {"gru": "GRU", "vae-rnn": "VAE-RNN"},
+    ),
     "gtm-ladder": Table(
         "gtm-sm-ladder",
         "{column}/{row}",
