@@ -93,6 +93,15 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in the foreground of a shell, wherever the tests run."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
 def test_asked_to_stop_it_keeps_the_step_it_is_at(tmp_path, number, raised):
     handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
@@ -109,11 +118,19 @@ def test_asked_to_stop_it_keeps_the_step_it_is_at(tmp_path, number, raised):
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_asked_twice_it_stops_at_once():
     with pytest.raises(KeyboardInterrupt), StopRequest() as request:
         os.kill(os.getpid(), signal.SIGINT)
         assert request.asked == signal.SIGINT
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ignored_signals_stay_ignored(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with StopRequest() as request:
+        os.kill(os.getpid(), signal.SIGINT)
+    assert request.asked is None and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_two_processes_equal_one(tmp_path):

@@ -13,7 +13,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class StopRequest:
     """While entered, the first signal only sets `asked`; the second acts at once, as signals do without this.
 
-    Outside of the main thread, which alone gets signals, it changes nothing.
+    Outside of the main thread, which alone gets signals, it changes nothing; signals that are ignored stay ignored (as
+    Ctrl-C is by what a shell runs in the background).
     """
 
     def __init__(self) -> None:
@@ -22,7 +23,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            heard = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._note) for number in heard}
         return self
 
     def __exit__(self, *_: object) -> None:
