@@ -150,7 +150,7 @@ class _Gaussian:
         return (self.mean[:, None] + self.std[:, None] * noise).clamp_(-1, 1)
 
     def refit(self, actions, weights, valid):
-        mean = _average(weights, actions)
+        mean = _average(weights, actions).clamp(-1, 1)  # the weights sum to one but for rounding
         std = _average(weights, (actions - mean[:, None]).square()).sqrt().clamp(min=self.planner.min_std)
         return _Gaussian(
             self.planner, torch.where(valid, mean, self.mean), torch.where(valid, std, self.std), self.mixing

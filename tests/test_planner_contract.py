@@ -20,6 +20,7 @@ from reverie.agents import (
     MemoryPlanner,
     Objective,
     register,
+    sampling,
 )
 from reverie.world_models import State
 
@@ -99,6 +100,18 @@ def test_plans_each_situation_for_itself(planner):
         alone = search.plan(world.model, world.state.index(slice(i, i + 1)), objective, generator=seeded())
         torch.testing.assert_close(alone.actions[0], both.actions[i])
         torch.testing.assert_close(alone.score[0], both.score[i])
+
+
+@samplers
+@pytest.mark.parametrize("seed", range(8))
+def test_the_mean_of_actions_at_the_edge_is_not_beyond_it(planner, seed):
+    """In float32, where weights add up to one and a little."""
+    refitted = sampling._Gaussian.start(planner(), (3, 5, 2), None, torch.float32, "cpu")
+    weights = torch.rand(3, 100, generator=seeded(seed)).softmax(1)
+    edge = torch.ones(3, 100, 5, 2)
+    edge[..., 1] = -1.0
+    mean = refitted.refit(edge, weights, torch.ones(3, 1, 1, dtype=torch.bool)).mean
+    assert float(mean.abs().max()) <= 1.0
 
 
 @anywhere
