@@ -35,16 +35,14 @@ def main(args: Args) -> None:
     for name, spec in ENVIRONMENTS.items():
         env = gymnasium.make(name)
         frame = "x".join(map(str, env.observation_space.shape))
-        state = show_names(env.unwrapped.dynamics.state_names)
+        state = shortened(env.unwrapped.dynamics.state_names, 4)
         rows.append((name, frame, show_space(env.action_space), state, spec.summary, spec.max_episode_steps))
     ui.table(("id", "frame", "actions", "state", "task", "steps"), rows)
 
 
-def show_names(names: Sequence[str], most: int = 4) -> str:
-    """Names in a row, the first few if they are many: ``x, y, vx, ... (46)``."""
-    if len(names) <= most:
-        return ", ".join(names)
-    return ", ".join([*names[: most - 1], f"... ({len(names)})"])
+def shortened(names: Sequence[str], most: int) -> str:
+    """Names in a row; of more than `most`, the first few and the last: ``x, y, vx, ... goal_y``."""
+    return ", ".join(names if len(names) <= most else [*names[: most - 1], f"... {names[-1]}"])
 
 
 def show_space(space: object) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .envs import show_space
+from .envs import shortened, show_space
 from .results import SOURCE, write_atomically
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _section(kind: type, members: Mapping[str, tuple[Any, gymnasium.Env]]) -> st
             f"- task: {spec.summary}; reward from {low:.4g} to {high:.4g}; at most {spec.max_episode_steps} steps\n"
             f"- observes `{env.observation_space}`\n"
             f"- acts in `{env.action_space}`{names}\n"
-            f"- true state, {dynamics.state_dim} numbers: {', '.join(_shortened(dynamics.state_names))}\n"
+            f"- true state, {dynamics.state_dim} numbers: {shortened(dynamics.state_names, 24)}\n"
             f"- explores by `{dynamics.exploration_policy}`\n"
         )
     return "\n".join(lines) + "\n" + _documentation(kind)
@@ -172,10 +172,6 @@ def _flat(body: str) -> str:
     """Paragraphs as one line each; lists and tables as they are."""
     paragraphs = re.split(r"\n\s*\n", body.strip())
     return "\n\n".join(p if p.lstrip()[:1] in "|-*0123456789" else " ".join(p.split()) for p in paragraphs)
-
-
-def _shortened(names: Sequence[str], most: int = 24) -> list[str]:
-    return [*names] if len(names) <= most else [*names[: most - 1], f"... {names[-1]}"]
 
 
 def _title(kind: type) -> str:

@@ -7,6 +7,8 @@
 
     w_t = p(x_t, z_t | past) / q(z_t | past, x_t, context),   W the normalised weights after resampling
 
+The gradient of a model's discrete choices is VIMCO's for IWAE and the plain score's for FIVO (particles.py).
+
 All are one draw of their expectation: average over draws, or over a data set. IWAE-1 and FIVO-1 have the ELBO's
 expectation; IWAE-K does not decrease with K, which is not known of FIVO-K; all stay below the evidence.
 
@@ -85,10 +87,11 @@ def iwae(
             log_weight, log_choices = _log_weights(part, generator)
             weights.append(log_weight)
             choices.append(log_choices)
-    log_evidence = _log_mean(torch.cat(weights, -1))
+    every = torch.cat(weights, -1)
+    log_evidence = _log_mean(every)
     whole.require_numbers(log_evidence.unsqueeze(-1).expand(*log_evidence.shape, whole.length))
     if any(isinstance(log_choices, Tensor) for log_choices in choices):
-        log_evidence = log_evidence + _paths_score(torch.cat(weights, -1), torch.cat(choices, -1))
+        log_evidence = log_evidence + _paths_score(every, torch.cat(choices, -1))
     return log_evidence
 
 

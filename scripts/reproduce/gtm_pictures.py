@@ -38,18 +38,16 @@ def positions_picture(
     inferred, _ = _walked(model, arrays, memorise)
     low, high = truth.min((0, 1)), truth.max((0, 1))
     red, blue = np.moveaxis((truth - low) / (high - low), -1, 0)
-    colours = np.stack([red, 0.35 + 0 * red, blue], -1).reshape(-1, 3)
-    parts = {
-        "true places": truth,
-        f"inferred, {memorise} steps seen": inferred[:, :memorise],
-        f"inferred, {truth.shape[1] - memorise} steps ahead": inferred[:, memorise:],
-    }
-    fig, axes = plt.subplots(1, 3, figsize=(10.5, 3.6))
-    for axis, (title, points), shown in zip(
-        axes, parts.items(), (slice(None), slice(None, memorise), slice(memorise, None)), strict=True
-    ):
-        chosen = colours.reshape(*truth.shape[:2], 3)[:, shown].reshape(-1, 3)
-        axis.scatter(*points.reshape(-1, 2).T, c=chosen, s=6, linewidths=0)
+    colours = np.stack([red, np.full_like(red, 0.35), blue], -1)
+    seen, ahead = np.s_[:, :memorise], np.s_[:, memorise:]
+    panels = (
+        ("true places", truth, np.s_[:]),
+        (f"inferred, {memorise} steps seen", inferred, seen),
+        (f"inferred, {truth.shape[1] - memorise} steps ahead", inferred, ahead),
+    )
+    fig, axes = plt.subplots(1, len(panels), figsize=(10.5, 3.6))
+    for axis, (title, points, part) in zip(axes, panels, strict=True):
+        axis.scatter(*points[part].reshape(-1, 2).T, c=colours[part].reshape(-1, 3), s=6, linewidths=0)
         axis.set_title(title, fontsize=10)
         axis.set_aspect("equal")
     path.parent.mkdir(parents=True, exist_ok=True)

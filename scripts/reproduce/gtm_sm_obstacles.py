@@ -3,7 +3,8 @@
 The model is that of gtm-sm-image-navigation with the same seed, trained on maps without obstacles: it has views, moves
 and the walls at the edge. Here it learns one thing more, on photographs of training with obstacles and without any
 label: how far a view that it has seen before pulls its position (gtm_landmarks.py, with the one view that is nearest).
-Everything else stays as it is.
+Everything else stays as it is, but that a step may be a surprise. Where trust in a view begins before this training
+(gtm_landmarks.py) was chosen on validation maps, whose frames have no noise.
 
   train       the landmark network alone, by the bound
   evaluate    the position along test maps, memorised with landmark inference and without

@@ -20,35 +20,22 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from ..dispatch import unknown
-from .experiment import Experiment, mean
+from .experiment import Experiment, Options, mean
 
 ALONG = ("mse", "mse_still", "r2", "coverage-90", "crps")  # measures along the horizon that a table keeps
 
 
 @dataclass(frozen=True)
-class TableArgs:
-    """Options that every table of models has."""
+class TableArgs(Options):
+    """Options that every table of models has; each adds its folder `out` and its `training`.
 
-    out: Path
-    """Folder for data, runs and measurements."""
-    training: TrainingConfig
-    """How every run is trained, with its own seed and with what its model needs differently."""
+    `budget` is the same for each run. A model's row overrides what it needs differently of `training`.
+    """
+
     models: tuple[str, ...] = ()
     """Rows to make or to complete; by default all."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training run of each model for each."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
-    budget: float | None = None
-    """Minutes for all training, the same for each run; lowers the number of epochs accordingly."""
-    epochs: int | None = None
-    """Instead of the number in --training.epochs."""
-    json: Path | None = None
-    """Write the result there instead of to results/."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
-    validate: bool = False
-    """Measure on validation sequences, unfinished runs too, and write no result: for development."""
     particles: int = 100
     """Of the IWAE bound; 0 leaves it out."""
     samples: int = 79
