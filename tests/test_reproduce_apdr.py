@@ -10,7 +10,7 @@ from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
 from reverie.scripts.reproduce import apdr_measures as measures
 from reverie.scripts.reproduce.component_tracker import components, relinked, track_components
-from reverie.world_models import APDRConfig, Spaces, State, WorldModel
+from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
 from reverie.world_models.evaluation.following import follow, position_errors
 from reverie.world_models.evaluation.tracking import Tracks, tracking_metrics
@@ -18,13 +18,16 @@ from reverie.world_models.state import event
 from reverie.world_models.training import TrainingConfig
 
 TINY = APDRConfig(what_dim=3, units=6, glimpse_size=4, glimpse_hidden=(6,), channels=(2,), num_particles=2)
+TINY_AIR = AIRConfig(
+    what_dim=3, units=6, glimpse_size=4, glimpse_hidden=(6,), channels=(2, 2), num_particles=2, background="image"
+)
 
 
 def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
     monkeypatch.setattr(balls.Balls, "episodes", {"train": 8, "validation": 3, "test": 4})
     monkeypatch.setattr(balls.Balls, "lengths", {"train": 4, "validation": 20, "test": 20})
     args = balls.Args(
-        seeds=(0, 1), out=tmp_path / "run", json=tmp_path / "result.json", model=TINY,
+        seeds=(0, 1), out=tmp_path / "run", json=tmp_path / "result.json", model=TINY, air=TINY_AIR, air_epochs=1,
         training=TrainingConfig(epochs=1, batch_size=4, learning_rate=1e-3),
     )  # fmt: skip
     balls.main(args)
@@ -32,6 +35,7 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
     for key in ("count_accuracy", "mota", "idf1", "id_switches", "position/5", "position/5/still", "mse/1", "kept/10"):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
+    assert len(metrics["idf1/air"]["values"]) == 1
     assert {path.name for path in (args.out / "pictures").iterdir()} >= {"tracking.mp4", "sequence-0.png"}
     before = args.json.read_text()
     balls.main(replace(args, stages=("train",)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from reverie.world_models import APDRConfig
+from reverie.world_models import AIRConfig, APDRConfig
 
 from .apdr_tracking import Args as TrackingArgs
 from .apdr_tracking import Tracking
@@ -28,6 +28,13 @@ class Args(TrackingArgs):
         )
     )
     """The model."""
+    air: AIRConfig = field(
+        default_factory=lambda: AIRConfig(
+            what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,
+            background="image", rendering="over",
+        )
+    )  # fmt: skip
+    """The model of single frames."""
 
 
 def main(args: Args) -> None:

@@ -7,19 +7,21 @@
                    share of objects that are still there to be compared, position/H/still the distance of the last place
   mse/H            of predicted frames
 
-The floor, on the same sequences and under KEY/components, is connected components with a Kalman filter.
+On the same sequences, under KEY/air, an AIR model of single frames whose objects are linked to the nearest of the frame
+before (Hungarian matching), and under KEY/components the floor: connected components with a Kalman filter.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from reverie.world_models import AIRConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
@@ -27,8 +29,11 @@ from . import apdr_measures as measures
 from .experiment import Experiment, Options, Source, by_key, mean
 from .training_runs import training_seconds
 
-Stage = Literal["data", "train", "components", "evaluate", "pictures"]
-STAGES = ("data", "train", "components", "evaluate", "pictures")
+if TYPE_CHECKING:
+    from reverie.world_models.evaluation.tracking import Tracks
+
+Stage = Literal["data", "train", "components", "air", "evaluate", "pictures"]
+STAGES = ("data", "train", "components", "air", "evaluate", "pictures")
 SEEDS = {"train": 1, "validation": 2, "test": 3}
 GOOD_COUNT, GOOD_IDF1 = 0.95, 0.9
 
@@ -45,6 +50,12 @@ class Args(Options):
         default_factory=lambda: TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
     )
     """How each is trained."""
+    air: AIRConfig = field(default_factory=AIRConfig)
+    """The model of single frames."""
+    air_seeds: tuple[int, ...] = (0,)
+    """Its random starts."""
+    air_epochs: int = 20
+    """Of its training, which is otherwise that of the others."""
 
 
 class Tracking(Experiment):
@@ -59,7 +70,7 @@ class Tracking(Experiment):
     """
 
     model_name = "apdr"
-    all_stages = ("components", "evaluate")
+    all_stages = ("components", "air", "evaluate")
     env_id: str
     world: Mapping[str, Any] = MappingProxyType({})
     size: int
@@ -98,21 +109,40 @@ class Tracking(Experiment):
 
     def components(self) -> None:
         """The floor: connected components, each with a Kalman filter."""
-        from reverie.world_models.evaluation.tracking import tracking_metrics
-
         from .component_tracker import track_components
 
         started, truth = time.monotonic(), self.truth()
-        frames = truth[np.arange(len(truth))]["frames"]
-        pairs = zip(truth.tracks(), map(track_components, frames), strict=True)
-        found = tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
+        found = self.tracking(map(track_components, truth[np.arange(len(truth))]["frames"]))
         self.store("components", measures.prefixed(found, "components"), time.monotonic() - started)
+
+    def air(self) -> None:
+        """What tracking adds to finding objects: AIR sees every frame by itself."""
+        from reverie.world_models.evaluation.following import follow
+
+        from .component_tracker import relinked
+
+        started, per_seed, seconds, truth = time.monotonic(), [], 0.0, self.truth()
+        for seed in self.args.air_seeds:
+            folder = self.args.out / "air" / f"seed-{seed}"
+            training = replace(self.training(), seed=seed, epochs=self.args.air_epochs)
+            self.run(folder, self.args.air, training, f"AIR, seed {seed}", model_name="air")
+            seconds += training_seconds(folder)
+            found = map(relinked, follow(self.load(folder), truth))
+            per_seed.append(self.tracking(found))
+        found = measures.prefixed(by_key(per_seed), "air")
+        self.store("air", found, max(seconds, time.monotonic() - started))
+
+    def tracking(self, found: Iterable[Tracks]) -> dict[str, float]:
+        """Tracking metrics of the measured sequences."""
+        from reverie.world_models.evaluation.tracking import tracking_metrics
+
+        pairs = zip(self.truth().tracks(), found, strict=True)
+        return tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
 
     def evaluate(self) -> None:
         """Online tracking, and prediction, of every run."""
         from reverie.world_models.evaluation import open_loop
         from reverie.world_models.evaluation.following import follow, position_errors
-        from reverie.world_models.evaluation.tracking import tracking_metrics
 
         started, per_seed, seconds = time.monotonic(), [], 0.0
         truth = self.truth()
@@ -121,7 +151,7 @@ class Tracking(Experiment):
             model = self.load(self.folder(seed))
             with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
                 tracks = follow(model, truth, on_progress=lambda done, total: advance(completed=done))
-            found = tracking_metrics(zip(truth.tracks(), tracks, strict=True), (self.size, self.size), reach=self.reach)
+            found = self.tracking(tracks)
             ahead = position_errors(
                 model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons), reach=self.reach
             )
