@@ -155,6 +155,18 @@ TABLES = {
     "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),
     "kalman-ratio": Table("bench-kalman", "ratio/{column}/{row}", "times as fast as"),
     "kalman-gradient": Table("bench-kalman", "grad_ratio/{column}/{row}", "value and gradient, times as fast as"),
+    "memory": Table(
+        "bench-memory",
+        "{column}/{row}/reverie",
+        "entries",
+        columns={"writes_per_s": "writes/s", "reads_per_s": "reads/s", "recall": "recall"},
+    ),
+    "memory-tree": Table(
+        "bench-memory",
+        "{column}/{row}/scipy",
+        "kd-tree of scipy, entries",
+        columns={"build_s": "s to build", "reads_per_s": "reads/s"},
+    ),
     "envs": Table(
         "bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised", "peer": "peer"}
     ),
