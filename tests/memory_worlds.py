@@ -27,7 +27,7 @@ class TrueWalls(Transition):
         super().__init__(2, len(MOVES), 1.0)
         self.middle, self.places = places // 2, places
 
-    def move(self, position, displacement, wish):
+    def move(self, position, motion, wish):
         place = (torch.linalg.solve(SKEW.to(wish), (position + wish).unsqueeze(-1)).squeeze(-1) + self.middle).round()
         moved = torch.where(((place >= 0) & (place < self.places)).all(-1, keepdim=True), wish, 0.0)
         return position + moved, moved

@@ -29,22 +29,45 @@ def by_hand(name, transition, s, d, a):
         friction = [1 / (1 + math.exp(-c)) for c in transition.friction.tolist()]
         speed = [math.exp(c) for c in transition.log_speed.tolist()]
         wish = [c * math.tanh(f * old + w) for c, f, old, w in zip(speed, friction, d, wish, strict=True)]
+    motion = wish
+    if name == "inertia":
+        wish, motion = slide(transition, d, wish)
     moved = list(wish)
-    if name in ("rotation", "momentum"):
-        x, y, h = wish[0], wish[1], s[2]
-        moved[:2] = [math.cos(h) * x - math.sin(h) * y, math.sin(h) * x + math.cos(h) * y]
-    return [p + m for p, m in zip(s, moved, strict=True)], wish
+    if name in ("rotation", "momentum", "inertia"):
+        moved[:2] = turned(*wish[:2], s[2])
+    return [p + m for p, m in zip(s, moved, strict=True)], motion
+
+
+def turned(x, y, angle):
+    return [math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y]
+
+
+def slide(transition, motion, wish):
+    """Displacement, and motion, of a body with inertia."""
+    keep, late = ([1 / (1 + math.exp(-c)) for c in leaf.tolist()] for leaf in (transition.friction, transition.delay))
+    top = [math.exp(c) for c in transition.log_speed.tolist()]
+    x, y = turned(*motion[3:5], -motion[2])
+    spin = keep[1] * motion[5] + wish[2]
+    spin = spin / (1 + (abs(spin) / top[1]) ** 4) ** 0.25
+    turn = late[1] * motion[5] + (1 - late[1]) * spin
+    push = turned(*wish[:2], turn / 2)
+    vx, vy = keep[0] * x + push[0], keep[0] * y + push[1]
+    slower = (1 + (math.hypot(vx, vy) / top[0]) ** 4) ** -0.25
+    vx, vy = slower * vx, slower * vy
+    felt = [late[0] * x + (1 - late[0]) * vx, late[0] * y + (1 - late[0]) * vy, turn]
+    return felt, [*felt, vx, vy, spin]
 
 
 @pytest.mark.parametrize(
-    ("name", "dim"), [("linear", 2), ("linear", 3), ("walls", 2), ("rotation", 3), ("momentum", 3)]
+    ("name", "dim"), [("linear", 2), ("linear", 3), ("walls", 2), ("rotation", 3), ("momentum", 3), ("inertia", 3)]
 )
 @pytest.mark.parametrize("batch", [(), (5,), (2, 3)])
 def test_steps_are_the_equations(name, dim, batch):
     transition, generator = built(name, dim), torch.Generator().manual_seed(1)
-    s, d, a = (torch.randn(*batch, n, generator=generator, dtype=torch.float64) for n in (dim, dim, 4))
+    sizes = (dim, transition.carries * dim, 4)
+    s, d, a = (torch.randn(*batch, n, generator=generator, dtype=torch.float64) for n in sizes)
     mean, moved = transition(s, d, a)
-    assert mean.shape == moved.shape == s.shape
+    assert mean.shape == s.shape and moved.shape == d.shape == transition.still(s).shape
     flat = zip(*(x.reshape(-1, x.shape[-1]).tolist() for x in (s, d, a, mean, moved)), strict=True)
     for s_n, d_n, a_n, mean_n, moved_n in flat:
         expected, felt = by_hand(name, transition, s_n, d_n, a_n)
@@ -75,8 +98,26 @@ def test_momentum_saturates_and_friction_stops():
     assert speeds == sorted(speeds, reverse=True) and speeds[-1] < 0.01
 
 
+def test_what_slides_goes_on_in_its_direction_whichever_way_it_looks():
+    transition = built("inertia", 3)
+    with torch.no_grad():
+        transition.M.zero_()
+        transition.M[0, 0], transition.M[2, 1] = 0.01, 0.5
+        transition.friction[0] = 40.0  # none
+        transition.log_speed.fill_(5.0)  # no limit
+    position = torch.zeros(3, dtype=torch.float64)
+    motion, steps = transition.still(position), []
+    for action in (0, 1, 1, 2, 1, 3):
+        before = position
+        position, motion = transition(position, motion, torch.eye(4, dtype=torch.float64)[action])
+        steps.append(position - before)
+    velocity = torch.stack(steps)[1:, :2]
+    torch.testing.assert_close(velocity, torch.tensor([[0.01, 0.0]], dtype=torch.float64).expand_as(velocity))
+    assert float(position[2]) > 1.0
+
+
 def test_mistakes_say_what_was_found():
-    for name in ("rotation", "momentum"):
+    for name in ("rotation", "momentum", "inertia"):
         with pytest.raises(ValueError, match="has positions of 3 numbers, found position_dim 2"):
             TRANSITIONS[name](2, 4, 0.1)
     with pytest.raises(ValueError, match="2 or 3 numbers, found position_dim 4"):
@@ -85,27 +126,29 @@ def test_mistakes_say_what_was_found():
 
 def step_by_step(transition, wishes, noise, first, inside):
     """What `walk` computes, recorded by autograd."""
-    position = displacement = torch.zeros_like(wishes[:, 0])
-    positions, displacements = [], []
+    position, d = torch.zeros_like(wishes[:, 0]), wishes.shape[-1]
+    motion = transition.still(position)
+    positions, motions = [], []
     for t in range(wishes.shape[1]):
-        mean, moved = transition.move(position, displacement, wishes[:, t])
+        mean, moved = transition.move(position, motion, wishes[:, t])
         new = torch.cat([mean + noise[:, t], moved], -1)
         new = torch.where(first[:, t, None] | (t == 0), 0.0, new)
-        new = torch.where(inside[:, t, None], new, torch.cat([position, displacement], -1))
-        position, displacement = new.chunk(2, -1)
+        new = torch.where(inside[:, t, None], new, torch.cat([position, motion], -1))
+        position, motion = new[:, :d], new[:, d:]
         positions.append(position)
-        displacements.append(displacement)
-    return torch.stack(positions, 1), torch.stack(displacements, 1)
+        motions.append(motion)
+    return torch.stack(positions, 1), torch.stack(motions, 1)
 
 
 @pytest.mark.parametrize("gaps", [False, True])
 @pytest.mark.parametrize(
-    ("name", "dim"), [("linear", 2), ("walls", 2), ("rotation", 3), ("momentum", 3)]
+    ("name", "dim"), [("linear", 2), ("walls", 2), ("rotation", 3), ("momentum", 3), ("inertia", 3)]
 )  # fmt: skip
 def test_a_walk_has_the_gradient_of_its_steps(name, dim, gaps):
     transition, generator = built(name, dim), torch.Generator().manual_seed(1)
     actions = torch.randn(5, 7, 4, generator=generator, dtype=torch.float64)
     noise, weight = (torch.randn(5, 7, dim, generator=generator, dtype=torch.float64) for _ in range(2))
+    other = weight.cos().repeat(1, 1, transition.carries)
     first, inside = (torch.rand(5, 7, generator=generator) < share for share in (0.2 * gaps, 1.1 - 0.3 * gaps))
     shown = {"first": first, "inside": inside} if gaps else {}
     found = []
@@ -114,7 +157,7 @@ def test_a_walk_has_the_gradient_of_its_steps(name, dim, gaps):
         step_by_step(transition, transition.wish(actions), noise, first, inside),
     ):
         transition.zero_grad()
-        ((result[0] * weight).sum() + (result[1] * weight.cos()).sum()).backward()
+        ((result[0] * weight).sum() + (result[1] * other).sum()).backward()
         found.append((*result, *(parameter.grad.clone() for parameter in transition.parameters())))
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs)

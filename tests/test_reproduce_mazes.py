@@ -13,7 +13,7 @@ from reverie.world_models import Batch, GTMSMConfig, Spaces
 from reverie.world_models.training import TrainingConfig
 
 TINY = GTMSMConfig(
-    position_dim=3, transition="momentum", prior="learned", z_dim=4, hidden=(8,), prior_units=4, neighbours=2,
+    position_dim=3, transition="inertia", prior="learned", z_dim=4, hidden=(8,), prior_units=4, neighbours=2,
     memorise=6, predict=3, first_memorise=6, first_predict=3, displacement_weight=1.0, pieces="anywhere",
 )  # fmt: skip
 

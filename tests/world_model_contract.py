@@ -65,6 +65,7 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         ),
         "rotation-map": (GTMSMConfig(**TURNING, transition="rotation", key_dim=5, likelihood="bernoulli"), IMAGES),
         "momentum-learned": (GTMSMConfig(**TURNING, transition="momentum", prior="learned"), VECTORS),
+        "inertia-landmark": (GTMSMConfig(**TURNING, transition="inertia", inference="landmark"), IMAGES),
         "landmark": (GTMSMConfig(**GTM | {"first_kernel": 0.1}, inference="landmark", landmarks=3), IMAGES),
     },
     "kvae": {

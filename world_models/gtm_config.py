@@ -14,7 +14,7 @@ class GTMSMConfig:
 
     position_dim: int = 2
     """Length of the position s; 3 has a heading."""
-    transition: Literal["linear", "walls", "rotation", "momentum"] = "walls"
+    transition: Literal["linear", "walls", "rotation", "momentum", "inertia"] = "walls"
     """How actions move the position."""
     step_std: float = 0.3
     """Standard deviation of the entries of M before training."""

@@ -86,7 +86,7 @@ class GTMSMState(State):
 
     position: Tensor = event(1)  # (*batch, d), s_t
     expected: Tensor = event(1)  # (*batch, d), the mean of p(s_t | s_{t-1}, a_t)
-    displacement: Tensor = event(1)  # (*batch, d), d_t
+    motion: Tensor = event(1)  # (*batch, m), d_t and what else the transition carries on
     z: Tensor = event(1)  # (*batch, z), what frames are decoded from
     z_mean: Tensor = event(1)  # (*batch, z), of the posterior where there was a frame, of the prior elsewhere
     z_std: Tensor = event(1)  # (*batch, z)
@@ -163,17 +163,17 @@ class GTMSM(WorldModel):
         z = here.new_zeros(*batch_shape, self.config.z_dim)
         memory = SpatialMemory.empty(batch_shape, here.shape[-1], self._value_dim, here)
         drawn = normal_like(z, generator) if sample else z
-        return GTMSMState(here, here, here, drawn, z, torch.ones_like(z), memory)
+        return GTMSMState(here, here, self.transition.still(here), drawn, z, torch.ones_like(z), memory)
 
     def predict(self, state, action, *, sample=True, generator=None) -> GTMSMState:
-        expected, displacement = self.transition(self._own(state).position, state.displacement, action)
+        expected, motion = self.transition(self._own(state).position, state.motion, action)
         position = expected
         if sample:
             position = expected + self._spread(expected, generator) * normal_like(expected, generator)
         prior = self.prior_view(state.memory, position, Phase.last(self.config))
         mean, std = prior.moments()
         z = prior.draw(generator) if sample else mean
-        return GTMSMState(position, expected, displacement, z, mean, std, state.memory)
+        return GTMSMState(position, expected, motion, z, mean, std, state.memory)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> GTMSMState:
         """Look at `frame` and write what is seen to memory; without one the state is what `predict` made of it."""
@@ -201,7 +201,7 @@ class GTMSM(WorldModel):
             torch.where(known, ours, theirs)
             for ours, theirs in ((z, state.z), (mean, state.z_mean), (std, state.z_std))
         )
-        return GTMSMState(position, state.expected, state.displacement, z, mean, std, memory)
+        return GTMSMState(position, state.expected, state.motion, z, mean, std, memory)
 
     def decode(self, state) -> Distribution:
         return self.frame_distribution(state.z)
@@ -259,7 +259,8 @@ class GTMSM(WorldModel):
         total = -elbo.sum() / count - past.sum() / written.sum().clamp(min=1)
         if self.config.displacement_weight and part.displacements is not None:
             felt = (part.valid & ~part.is_first & ~pieces.starts).unsqueeze(-1)
-            error = torch.where(felt, walked.displacement - part.displacements, 0.0).square().sum(-1)
+            moved = walked.motion[..., : self.config.position_dim]
+            error = torch.where(felt, moved - part.displacements, 0.0).square().sum(-1)
             terms["displacement"] = pieces.whole(-self.config.displacement_weight * error)
             total = total - terms["displacement"].sum() / felt.sum().clamp(min=1)
         divergence = ("view_kl", "position_kl")
@@ -319,13 +320,13 @@ class GTMSM(WorldModel):
         spread = self._spread(wishes, generator)
         log_r2 = 2 * math.log(self.config.position_std)
         if self.landmarks is None or phase.spare is not None or tau == 1:
-            position, displacement = walk(
+            position, motion = walk(
                 self.transition, wishes, spread * noise,
                 first=part.is_first if bool(part.is_first[..., 1:].any()) else None,
                 inside=None if bool(part.valid.all()) else part.valid,
             )  # fmt: skip
             log_var = torch.full_like(position[..., : self.config.position_dim], log_r2)
-            return _Walk(position, displacement, log_var, torch.zeros_like(part.rewards))
+            return _Walk(position, motion, log_var, torch.zeros_like(part.rewards))
         ahead = (spread * noise).unbind(-2)
         return self._walk_by_landmarks(part, z_mean, z_std, tau, wishes.unbind(-2), noise.unbind(-2), ahead)
 
@@ -334,9 +335,9 @@ class GTMSM(WorldModel):
         log_var = torch.full_like(still, 2 * math.log(self.config.position_std))
         looked_up = self.landmarks.among(z_mean[..., :tau, :], z_std[..., :tau, :], part, self.config.landmarks)
         steps: list[tuple[Tensor, ...]] = []
-        position = displacement = still
+        position, motion = still, self.transition.still(still)
         for t in range(part.rewards.shape[-1]):
-            mean, moved = (still, still) if t == 0 else self.transition.move(position, displacement, wishes[t])
+            mean, moved = (still, motion) if t == 0 else self.transition.move(position, motion, wishes[t])
             new, variance, kl = mean, log_var, still[..., 0]
             if 0 < t < tau:
                 places, variances = (torch.stack([step[i] for step in steps], -2) for i in (0, 2))
@@ -345,12 +346,12 @@ class GTMSM(WorldModel):
                 new = new + ((0.5 * variance).exp() * noise[t] if t < tau else ahead[t])
             first, inside = part.is_first[..., t].unsqueeze(-1), part.valid[..., t].unsqueeze(-1)
             new, moved = torch.where(first, 0.0, new), torch.where(first, 0.0, moved)
-            new, moved = torch.where(inside, new, position), torch.where(inside, moved, displacement)
+            new, moved = torch.where(inside, new, position), torch.where(inside, moved, motion)
             steps.append((new, moved, variance, kl))
-            position, displacement = new, moved
-        positions, displacements, variances = (torch.stack([step[i] for step in steps], -2) for i in range(3))
+            position, motion = new, moved
+        positions, motions, variances = (torch.stack([step[i] for step in steps], -2) for i in range(3))
         kl = torch.stack([step[3] for step in steps], -1)
-        return _Walk(positions, displacements, variances, torch.where(part.valid & ~part.is_first, kl, 0.0))
+        return _Walk(positions, motions, variances, torch.where(part.valid & ~part.is_first, kl, 0.0))
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
         phase = Phase.at(self.config, progress)
@@ -391,18 +392,18 @@ class GTMSM(WorldModel):
         expected = (*self._own(state).batch_shape, self.config.position_dim)
         if tuple(position.shape) != expected:
             raise ValueError(f"placed needs a position of shape {expected}, found {tuple(position.shape)}")
-        return replace(state, position=position, expected=position, displacement=torch.zeros_like(position))
+        return replace(state, position=position, expected=position, motion=self.transition.still(position))
 
     def travel(self, state: GTMSMState, actions: Tensor) -> GTMSMState:
         check_plan(self.spaces, self._own(state), actions, "travel")
-        position, displacement = state.position, state.displacement
+        position, motion = state.position, state.motion
         steps = []
         for wish in self.transition.wish(actions).unbind(-2):
-            position, displacement = self.transition.move(position, displacement, wish)
-            steps.append((position, displacement))
-        positions, displacements = (torch.stack(leaves, -2) for leaves in zip(*steps, strict=True))
+            position, motion = self.transition.move(position, motion, wish)
+            steps.append((position, motion))
+        positions, motions = (torch.stack(leaves, -2) for leaves in zip(*steps, strict=True))
         along = state.expand(actions.shape[-2])
-        return replace(along, position=positions, expected=positions, displacement=displacements)
+        return replace(along, position=positions, expected=positions, motion=motions)
 
     def locate(self, state: GTMSMState, frame: Tensor) -> Location:
         expected = (*state.batch_shape, *self.spaces.frame_shape)
@@ -438,6 +439,6 @@ def _standard_kl(mean: Tensor, std: Tensor) -> Tensor:
 @dataclass(frozen=True)
 class _Walk:
     position: Tensor  # (*lead, L, d)
-    displacement: Tensor  # (*lead, L, d)
+    motion: Tensor  # (*lead, L, m)
     log_var: Tensor  # (*lead, L, d), of q(s_t)
     kl: Tensor  # (*lead, L)

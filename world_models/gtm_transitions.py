@@ -7,9 +7,18 @@ own frame. With R(h) the rotation of (s1, s2) by h that leaves s3, the heading, 
     walls       s_t = s_{t-1} + d_t                  d_t = M a_t * sigma_d(s_{t-1} + M a_t)
     rotation    s_t = s_{t-1} + R(s3_{t-1}) d_t      d_t = M a_t
     momentum    s_t = s_{t-1} + R(s3_{t-1}) d_t      d_t = c_s * tanh(sigmoid(c_f) * d_{t-1} + M a_t)
+    inertia     s_t = s_{t-1} + R(s3_{t-1}) d_t      d_t = w * u_t + (1 - w) * v_t
+                                                     u_t = R(-turn_{t-1}) v_{t-1}
+                                                     v_t = clip(sigmoid(c_f) * u_t + R(turn_t / 2) M a_t; c_s)
 
 sigma_d in [0, 1] is a small network that learns where moves end: at the walls around the map. c_f is friction, c_s the
 highest speed; the heading is s3 of step t-1.
+
+`inertia` is ours, for bodies that slide on in the direction in which they moved, whichever way they look by then: v_t
+is the velocity at the end of a step, u_t the same velocity seen in the next step's frame (turn is the third entry of
+d), w in [0, 1] says how soon within a step a push takes effect, and clip shortens what is faster than c_s. Walking has
+one c_f, c_s and w, turning another. `momentum` knows the last displacement only, and thinks that it turns with the
+agent.
 
 In two dimensions a random M often begins a local optimum from which no gradient leads away: with two opposite actions
 on one vector, they would have to pass through each other. With a few `spare` axes they pass beside each other, and M
@@ -17,6 +26,8 @@ finds its rank by itself. What of M lies outside its first singular vectors then
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +37,16 @@ from .networks import mlp
 
 
 class Transition(nn.Module):
-    """`forward(position (*batch, d), displacement (*batch, d), action (*batch, A)) -> (mean of s_t, d_t)`.
+    """`forward(position (*batch, d), motion (*batch, m), action (*batch, A)) -> (mean of s_t, motion)`.
 
+    A motion is what a step leaves to the next: the displacement d_t (its first d entries), and with `inertia` v_t.
     `wish`, M a_t, depends on the action alone, so that a sequence has it at once; `move` is the rest of a step.
     """
 
     dims: tuple[int, ...] = (2, 3)
     """Lengths of a position that it knows."""
+    carries: int = 1
+    """Vectors in a motion, each as long as a position."""
 
     def __init__(
         self, position_dim: int, action_dim: int, step_std: float, spare: int = 0, gate: tuple[int, ...] = (10, 5)
@@ -66,18 +80,22 @@ class Transition(nn.Module):
             return action @ flat.mT
         return action @ (spare * self.M + (1 - spare) * axes @ flat).mT
 
-    def move(self, position: Tensor, displacement: Tensor, wish: Tensor) -> tuple[Tensor, Tensor]:
-        """(mean of s_t, d_t), given s_{t-1}, d_{t-1} and M a_t."""
+    def still(self, position: Tensor) -> Tensor:
+        """The motion (*batch, m) of an agent at rest at positions (*batch, d), or with their spare axes."""
+        return position.new_zeros(*position.shape[:-1], self.carries * position.shape[-1])
+
+    def move(self, position: Tensor, motion: Tensor, wish: Tensor) -> tuple[Tensor, Tensor]:
+        """(mean of s_t, motion of step t), given s_{t-1}, the motion of step t-1 and M a_t."""
         raise NotImplementedError
 
-    def forward(self, position: Tensor, displacement: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        return self.move(position, displacement, self.wish(action))
+    def forward(self, position: Tensor, motion: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        return self.move(position, motion, self.wish(action))
 
 
 class LinearTransition(Transition):
     """d_t = M a_t in the frame of the map."""
 
-    def move(self, position, displacement, wish):
+    def move(self, position, motion, wish):
         return position + wish, wish
 
 
@@ -103,7 +121,7 @@ class WallTransition(Transition):
             hidden = layer(hidden)
         return hidden.sigmoid()
 
-    def move(self, position, displacement, wish):
+    def move(self, position, motion, wish):
         moved = wish * self.free(position + wish)
         return position + moved, moved
 
@@ -113,7 +131,7 @@ class RotationTransition(Transition):
 
     dims = (3,)
 
-    def move(self, position, displacement, wish):
+    def move(self, position, motion, wish):
         return position + rotate(wish, position[..., 2]), wish
 
 
@@ -127,9 +145,39 @@ class MomentumTransition(Transition):
         self.friction = nn.Parameter(torch.zeros(position_dim))
         self.log_speed = nn.Parameter(torch.zeros(position_dim))
 
-    def move(self, position, displacement, wish):
-        moved = self.log_speed.exp() * torch.tanh(self.friction.sigmoid() * displacement + wish)
+    def move(self, position, motion, wish):
+        moved = self.log_speed.exp() * torch.tanh(self.friction.sigmoid() * motion + wish)
         return position + rotate(moved, position[..., 2]), moved
+
+
+class InertiaTransition(Transition):
+    """v_t = clip(sigmoid(c_f) u_t + R(turn_t / 2) M a_t; c_s), where u_t is v_{t-1} as the agent now sees it."""
+
+    dims = (3,)
+    carries = 2
+
+    def __init__(self, position_dim, action_dim, step_std, spare=0, gate=(10, 5)) -> None:
+        super().__init__(position_dim, action_dim, step_std)
+        self.friction = nn.Parameter(torch.zeros(2))  # of walking and of turning, and so the following
+        self.log_speed = nn.Parameter(torch.full((2,), math.log(0.3)))
+        self.delay = nn.Parameter(torch.zeros(2))
+
+    def move(self, position, motion, wish):
+        (keep, keep_turning), (late, late_turning) = self.friction.sigmoid(), self.delay.sigmoid()
+        speed, turning_speed = self.log_speed.exp()
+        before = rotate(motion[..., 3:], -motion[..., 2])
+        spin = _clip(keep_turning * before[..., 2:] + wish[..., 2:], turning_speed)
+        turn = late_turning * before[..., 2:] + (1 - late_turning) * spin
+        push = rotate(wish, 0.5 * turn.squeeze(-1))
+        velocity = _clip(keep * before[..., :2] + push[..., :2], speed)
+        moved = torch.cat([late * before[..., :2] + (1 - late) * velocity, turn], -1)
+        return position + rotate(moved, position[..., 2]), torch.cat([moved, velocity, spin], -1)
+
+
+def _clip(velocity: Tensor, speed: Tensor) -> Tensor:
+    """Velocities (*batch, n) with norms below `speed`, smoothly, so that a highest speed is learned from both sides."""
+    share = velocity.square().sum(-1, keepdim=True) / speed**2
+    return velocity * (1 + share.square()) ** -0.25
 
 
 def rotate(vector: Tensor, heading: Tensor) -> Tensor:
@@ -144,4 +192,5 @@ TRANSITIONS: dict[str, type[Transition]] = {
     "walls": WallTransition,
     "rotation": RotationTransition,
     "momentum": MomentumTransition,
+    "inertia": InertiaTransition,
 }

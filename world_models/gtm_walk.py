@@ -1,6 +1,6 @@
 """Dead reckoning over whole windows: the positions that a transition of the GTM-SM walks through, with their gradient.
 
-    u_t = (s_t, d_t) = f(u_{t-1}, M a_t) + noise_t          u_t = 0 where the belief starts afresh
+    u_t = (s_t, motion_t) = f(u_{t-1}, M a_t) + noise_t          u_t = 0 where the belief starts afresh
 
 A step is tiny and a window has hundreds, so that recording every step for autograd would cost more than all the rest
 of training. The walk is therefore taken without a record. Then f is evaluated once more, at all steps together, with
@@ -29,7 +29,7 @@ def walk(
     first: Tensor | None = None,
     inside: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Positions and displacements (*batch, L, d) of windows that begin at s = 0.
+    """Positions (*batch, L, d) and motions (*batch, L, m) of windows that begin at s = 0.
 
     Args:
         wishes: M a_t (*batch, L, d); that of the first step is ignored.
@@ -43,25 +43,26 @@ def walk(
     restart = (restart if first is None else restart | first).unsqueeze(-1)
     going = torch.ones_like(restart) if inside is None else inside.unsqueeze(-1)
     with torch.no_grad():
-        position = displacement = torch.zeros_like(wishes[..., 0, :])
-        steps = [(position, displacement)]
+        position = torch.zeros_like(wishes[..., 0, :])
+        motion = transition.still(position)
+        steps = [(position, motion)]
         for t in range(1, length):
-            mean, moved = transition.move(position, displacement, wishes[..., t, :])
+            mean, moved = transition.move(position, motion, wishes[..., t, :])
             new = mean + noise[..., t, :]
             if not plain:
                 again, on = restart[..., t, :], going[..., t, :]
                 new, moved = torch.where(again, 0.0, new), torch.where(again, 0.0, moved)
-                new, moved = torch.where(on, new, position), torch.where(on, moved, displacement)
-            position, displacement = new, moved
-            steps.append((position, displacement))
+                new, moved = torch.where(on, new, position), torch.where(on, moved, motion)
+            position, motion = new, moved
+            steps.append((position, motion))
         here = torch.cat([torch.stack([step[i] for step in steps], -2) for i in range(2)], -1)
     if not torch.is_grad_enabled():
         return here[..., :d], here[..., d:]
     before = torch.cat([torch.zeros_like(here[..., :1, :]), here[..., :-1, :]], -2)
     jacobian = _jacobian(transition, before, wishes.detach())
     jacobian = torch.where(restart.unsqueeze(-1), 0.0, jacobian)
-    still = torch.eye(2 * d, dtype=jacobian.dtype, device=jacobian.device)
-    jacobian = torch.where(going.unsqueeze(-1), jacobian, still)
+    staying = torch.eye(here.shape[-1], dtype=jacobian.dtype, device=jacobian.device)
+    jacobian = torch.where(going.unsqueeze(-1), jacobian, staying)
     mean, moved = transition.move(before[..., :d], before[..., d:], wishes)
     new = torch.where(restart, 0.0, torch.cat([mean + noise, moved], -1))
     joint = _Chain.apply(torch.where(going, new, before), jacobian)
@@ -69,12 +70,12 @@ def walk(
 
 
 def _jacobian(transition: Transition, before: Tensor, wishes: Tensor) -> Tensor:
-    """d u_t / d u_{t-1} (*batch, L, 2d, 2d) of one step from each of `before` (*batch, L, 2d)."""
+    """d u_t / d u_{t-1} (*batch, L, n, n) of one step from each of `before` (*batch, L, n)."""
     d = wishes.shape[-1]
     with torch.enable_grad():
         start = before.detach().requires_grad_()
         joint = torch.cat(transition.move(start[..., :d], start[..., d:], wishes), -1) + 0.0 * start
-        rows = [torch.autograd.grad(joint[..., i].sum(), start, retain_graph=True)[0] for i in range(2 * d)]
+        rows = [torch.autograd.grad(joint[..., i].sum(), start, retain_graph=True)[0] for i in range(before.shape[-1])]
     return torch.stack(rows, -2)
 
 

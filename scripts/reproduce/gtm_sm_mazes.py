@@ -2,7 +2,8 @@
 
 An agent stands (`gtm-sm-rotation`) or walks (`gtm-sm-walking`, `gtm-sm-rooms`) in rooms of `reverie/Maze*`, 32x32
 pixels. It feels its displacements, as in the paper: the objective has their squared error (`displacement_weight`), and
-nothing else tells it about places. Frames are shown for the first `memorise` steps and predicted from then on:
+nothing else tells it about places. The transition is `inertia`: the paper's `momentum` is not how this body moves.
+Frames are shown for the first `memorise` steps and predicted from then on:
 
     psnr/...             10 log10(1 / mean squared error) of what is predicted
     psnr/copy/...        of the memorised frame whose true pose is nearest: the error that no map can avoid by copying

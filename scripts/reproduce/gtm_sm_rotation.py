@@ -2,7 +2,7 @@
 
 `psnr/unseen` is over the part of the first turn that was never seen, `psnr/turn` over the following full turn, beside
 copying the memorised frame of the nearest true heading. See gtm_sm_mazes.py for keys and presets. The agent gets going
-and does not jump to its speed, so the transition is the one with momentum.
+and does not jump to its speed, so the transition is the one with inertia.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from reverie.world_models.training import TrainingConfig
 from . import gtm_sm_mazes as mazes
 
 FULL = GTMSMConfig(
-    position_dim=3, transition="momentum", position_std=1e-2, z_dim=64, prior="learned", neighbours=4, network="conv",
-    channels=(32, 64, 128), memorise=33, predict=16, first_memorise=33, first_predict=16, displacement_weight=100.0,
-    pieces="anywhere",
+    position_dim=3, transition="inertia", step_std=0.1, position_std=1e-2, z_dim=64, prior="learned",
+    prior_units=256, neighbours=4, network="conv", channels=(32, 64, 128), memorise=33, predict=16,
+    first_memorise=33, first_predict=16, displacement_weight=100.0, views=0.2, transition_rate=(5.0, 0.3),
 )  # fmt: skip
 TASK = mazes.Task(
     env_id="reverie/MazeRotation-v0",
     memorise=33,
     predict=45,
-    window=80,
+    window=49,
     parts={"unseen": (0, 8), "turn": (8, 45)},
-    episodes={"full": 100_000, "small": 600},
+    episodes={"full": 100_000, "small": 6_000},
     training={
         "full": TrainingConfig(epochs=30, batch_size=32, learning_rate=3e-3),
-        "small": TrainingConfig(epochs=60, batch_size=16, learning_rate=3e-3),
+        "small": TrainingConfig(epochs=12, batch_size=16, learning_rate=2e-3),
     },
     model={"full": FULL, "small": replace(FULL, z_dim=32, channels=(16, 32, 64))},
 )

@@ -14,9 +14,9 @@ from reverie.world_models.training import TrainingConfig
 from . import gtm_sm_mazes as mazes
 
 FULL = GTMSMConfig(
-    position_dim=3, transition="momentum", position_std=1e-2, z_dim=64, prior="learned", neighbours=4, key_dim=5,
-    network="conv", channels=(32, 64, 128), memorise=150, predict=32, first_memorise=40, first_predict=16,
-    displacement_weight=100.0, pieces="anywhere", max_frames=6000,
+    position_dim=3, transition="inertia", step_std=0.1, position_std=1e-2, z_dim=64, prior="learned", prior_units=256,
+    neighbours=4, network="conv", channels=(32, 64, 128), memorise=150, predict=32, first_memorise=40,
+    first_predict=16, displacement_weight=100.0, views=0.2, transition_rate=(5.0, 0.3), max_frames=6000,
 )  # fmt: skip
 TASK = mazes.Task(
     env_id="reverie/MazeRoom-v0",
@@ -24,12 +24,12 @@ TASK = mazes.Task(
     predict=150,
     window=182,
     parts={"": (0, 150), "first32": (0, 32), "last32": (118, 150)},
-    episodes={"full": 20_000, "small": 300},
+    episodes={"full": 20_000, "small": 3_000},
     training={
         "full": TrainingConfig(epochs=100, batch_size=32, learning_rate=3e-3),
-        "small": TrainingConfig(epochs=60, batch_size=8, learning_rate=3e-3),
+        "small": TrainingConfig(epochs=12, batch_size=16, learning_rate=2e-3),
     },
-    model={"full": FULL, "small": replace(FULL, z_dim=32, channels=(16, 32, 64), max_frames=1500)},
+    model={"full": FULL, "small": replace(FULL, z_dim=32, channels=(16, 32, 64), max_frames=1000)},
 )
 
 
