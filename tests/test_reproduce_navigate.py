@@ -86,5 +86,11 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
     keys |= {f"{key}/{way}/2d" for key in ("success", "path_ratio") for way in ways}
     assert keys == metrics.keys()
     assert metrics["success/true-map/2d"]["mean"] == metrics["path_ratio/true-map/2d"]["mean"] == 1
-    with pytest.raises(ValueError, match="the stage 3d needs --walker"):
-        navigate.main(navigate.Args(**options | {"stages": ("3d",)}))
+    spaces = Spaces((3, 32, 32), 8, discrete_actions=True)
+    walker = GTMSM(GTMSMConfig(position_dim=3, transition="inertia", z_dim=2, hidden=(4,), neighbours=2), spaces)
+    walker.name = "gtm-sm"
+    save(walker, tmp_path / "walking/main/seed-0/start-0", extra={})
+    navigate.main(navigate.Args(**options | {"stages": ("3d",), "walking": tmp_path / "walking"}))
+    metrics = json.loads(options["json"].read_text())["metrics"]
+    assert {f"success/{way}/3d" for way in ways} | {"coverage/random/3d", "success/2d"} <= metrics.keys()
+    assert metrics["success/true-map/3d"]["mean"] == 1

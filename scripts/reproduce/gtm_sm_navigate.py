@@ -10,7 +10,7 @@ start:
   true-map    the same planner on the true map
 
   2d          image navigation with obstacles, test photographs; the model of gtm-sm-obstacles
-  3d          mazes in the first person, test mazes; a model given by --walker
+  3d          rooms in the first person, test mazes; the models of gtm-sm-walking
 
 `success/WAY/STAGE` is the share that arrives, `path_ratio/WAY/STAGE` the mean of steps over those of the shortest path
 among those that do; `coverage/WAY/STAGE` is the share of places that exploring (`random`: random actions) has visited.
@@ -29,6 +29,7 @@ import numpy as np
 
 from .. import ui
 from .experiment import Experiment, by_key, mean
+from .gtm_training import chosen
 
 Stage = Literal["2d", "3d"]
 WORLDS = {
@@ -59,8 +60,8 @@ class Args:
     """Distance of views up to which the goal counts as seen (`GoalPlace.seen`)."""
     source: Path = Path("runs/gtm-sm-obstacles")
     """Folder of gtm-sm-obstacles, for 2d."""
-    walker: Path | None = None
-    """Folder with one run per seed (seed-0, ...) of a model that walks in mazes, for 3d."""
+    walking: Path = Path("runs/gtm-sm-walking-small")
+    """Folder of gtm-sm-walking, for 3d."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     out: Path = Path("runs/gtm-sm-navigate")
@@ -104,16 +105,10 @@ class Navigate(Experiment):
         self.store(stage, by_key(per_seed), time.monotonic() - started)
 
     def run_of(self, stage: str, seed: int) -> Path:
-        """The trained model of a seed.
-
-        Raises:
-            ValueError: without a model for the maze.
-        """
+        """The trained model of a seed."""
         if stage == "2d":
             return self.args.source / "main" / f"seed-{seed}"
-        if self.args.walker is None:
-            raise ValueError("the stage 3d needs --walker, the folder of models that walk in mazes")
-        return self.args.walker / f"seed-{seed}"
+        return chosen(self.args.walking / "main" / f"seed-{seed}")
 
     def navigate(self, model: Any, world: Any, seed: int) -> dict[tuple[str, str], float]:
         """(measure, way) -> its mean over the maps."""
