@@ -26,8 +26,8 @@ def small(task):
 
 
 def options(tmp_path, name):
-    return {"seeds": (0,), "restarts": 1, "episodes": 4, "tests": 2, "out": tmp_path / name,
-            "json": tmp_path / f"{name}.json"}  # fmt: skip
+    return {"seeds": (0,), "stages": ("train", "evaluate"), "restarts": 1, "episodes": 4, "tests": 2,
+            "out": tmp_path / name, "json": tmp_path / f"{name}.json"}  # fmt: skip
 
 
 KEYS = {f"psnr{name}{part}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
@@ -42,6 +42,8 @@ def test_turning_is_measured_beside_copies(tmp_path, monkeypatch):
     assert result["metrics"].keys() == KEYS and result["config"]["preset"] == "small"
     rotation.main(replace(args, stages=("evaluate",)))
     assert json.loads(args.json.read_text())["metrics"] == result["metrics"]
+    rotation.main(replace(args, stages=("pictures",), validate=True))
+    assert (args.out / "gtm-sm-rotation.gif").stat().st_size > 1_000
 
 
 def test_rooms_are_walked_by_the_model_of_one_room(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from reverie.world_models import Batch
 
-SIDE, GAP = 160, 6  # pixels of a panel and between two
+SIDE, GAP, NOSE = 160, 6, 12  # pixels of a panel, between two, and ahead of who is on the map
 GREY, WHITE, GREEN, ORANGE = 60, 255, (90, 220, 120), (255, 150, 60)
 
 
@@ -21,7 +21,7 @@ def positions_picture(
     """Where the model believes to be beside where it is: every step a dot, coloured by the true place.
 
     Args:
-        model: a GTM-SM with positions of two numbers.
+        model: a GTM-SM.
         windows: with `states`.
         places: states (n, T, S) -> true places (n, T, 2).
         memorise: steps whose frames are shown; the others are predicted from actions.
@@ -35,7 +35,7 @@ def positions_picture(
 
     arrays = windows[np.arange(min(num, len(windows)))]
     truth = places(arrays["states"]).astype(float)
-    inferred, _ = _walked(model, arrays, memorise)
+    inferred = _walked(model, arrays, memorise)[0][..., :2]
     low, high = truth.min((0, 1)), truth.max((0, 1))
     red, blue = np.moveaxis((truth - low) / (high - low), -1, 0)
     colours = np.stack([red, np.full_like(red, 0.35), blue], -1)
@@ -62,7 +62,7 @@ def prediction_film(
     """A film of one window, from `seen` steps before the prediction begins to `ahead` steps after.
 
     Left what there is to see, in the middle what the model makes of it (green while it is shown, orange while it
-    predicts), right where it believes to be, over the places that it remembers.
+    predicts), right where it believes to be, and which way it looks, over the places that it remembers.
     """
     from reverie.envs.rasterise import discs
 
@@ -72,9 +72,10 @@ def prediction_film(
     arrays = {key: value[:, : memorise + ahead] for key, value in windows[np.array([row])].items()}
     positions, pictures = _walked(model, arrays, memorise)
     pictures = np.rint(255 * np.moveaxis(pictures[0], 1, -1).clip(0, 1)).astype(np.uint8)
-    known = positions[0, :memorise]
+    headings, positions = positions[0, :, 2:], positions[0, :, :2]
+    known = positions[:memorise]
     low, span = known.min(0) - 1.0, np.ptp(known, 0).max() + 2.0
-    on_map = (positions[0] - low) / span * SIDE
+    on_map = (positions - low) / span * SIDE
     films = []
     for t in range(max(0, memorise - seen), len(on_map)):
         shown = t < memorise
@@ -86,6 +87,8 @@ def prediction_film(
         before = on_map[: min(t + 1, memorise)]
         discs(right, before[None], 2.0, GREY)
         discs(right, on_map[None, t : t + 1], 5.0, np.array([[GREEN if shown else ORANGE]]))
+        if headings.size:
+            discs(right, (on_map + NOSE * headings)[None, t : t + 1], 2.5, WHITE)
         gap = np.full((left.shape[0], GAP, 3), WHITE, np.uint8)
         films.append(np.concatenate([left, gap, middle, gap, right[0]], axis=1))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +96,10 @@ def prediction_film(
 
 
 def _walked(model: Any, arrays: dict[str, np.ndarray], memorise: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions (n, T, d), and frames in [0, 1] (n, T, C, H, W): decoded while shown, then predicted."""
+    """Features of positions (n, T, 2), with cosine and sine of a heading (n, T, 4), and frames (n, T, C, H, W).
+
+    Frames are in [0, 1]: decoded while they are shown, then predicted.
+    """
     batch = Batch.from_numpy(arrays, model.spaces, next(model.parameters()).device)
     seen = model.observe(batch.frames[:, :memorise], batch.actions[:, :memorise], sample=False)
     ahead = model.imagine(seen.index(-1), batch.actions[:, memorise:], sample=False)

@@ -37,7 +37,7 @@ from .gtm_sm_obstacles import affine_map, apply_affine
 from .gtm_training import chosen, train_best
 from .training_runs import training_seconds
 
-Stage = Literal["train", "evaluate"]
+Stage = Literal["train", "evaluate", "pictures"]
 MARKS = (1, 45, 150, 300)  # predicted steps whose errors are told
 POSE, ROOM = slice(0, 3), 9  # x, y, heading of a state; metres of the largest room's side, with its walls
 
@@ -72,8 +72,8 @@ class Args(Options):
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training each, of several starts."""
-    stages: tuple[Stage, ...] = ("train", "evaluate")
-    """What to do."""
+    stages: tuple[Stage, ...] = ("train", "evaluate", "pictures")
+    """What to do; pictures: a film of a prediction (docs/figures/NAME.gif)."""
     preset: Literal["full", "small"] = "small"
     """full: as in the paper, for a GPU; small: two cores."""
     restarts: int = 2
@@ -188,6 +188,18 @@ class Walks(Experiment):
             metrics[f"position_error/{step}"] = float(whole["position"][:, step - 1].mean())
             metrics[f"heading_error_deg/{step}"] = float(np.degrees(whole["heading"][:, step - 1]).mean())
         return metrics
+
+    def pictures(self) -> None:
+        """A film of the first seed's model."""
+        from . import gtm_pictures
+
+        task = self.task
+        path = (self.args.out if self.args.validate else Path("docs/figures")) / f"{self.name}.gif"
+        model = self.load(chosen(self.folder(self.args.seeds[0])))
+        gtm_pictures.prediction_film(
+            model, self.windows(self.split), task.memorise, path, seen=task.memorise, ahead=min(task.predict, 120)
+        )  # fmt: skip
+        ui.say(f"wrote {path}")
 
     def report(self) -> None:
         stored = self.stored()
