@@ -7,8 +7,11 @@ import pytest
 import torch
 from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import gtm_sm_ladder as ladder
+from reverie.scripts.reproduce.gtm_sm_mazes import relative
 from reverie.scripts.spaces import spaces_of
-from reverie.world_models import KVAE, Batch, KVAEConfig
+from reverie.world_models import KVAE, Batch, KVAEConfig, Spaces
+from reverie.world_models.gtm_transitions import TRANSITIONS
+from reverie.world_models.gtm_walk import walk
 from reverie.world_models.training import TrainingConfig, fit
 
 
@@ -56,3 +59,35 @@ def test_gtm_sm_remembers_where_it_saw_what(tmp_path, rung, restarts):
     found = {key: metrics[f"{key}/{rung}"]["mean"] for key in ("recall", "r2", "psnr", "psnr/vae")}
     assert found["recall"] > 0.95 and found["r2"] > 0.95, found
     assert found["psnr"] > found["psnr/vae"] - 1.0, found
+
+
+@pytest.mark.slow
+def test_inertia_is_how_the_walker_of_the_mazes_moves(tmp_path):
+    """Fitted to felt displacements alone, it keeps track of walks never seen, as the paper's transition does not."""
+    data = collect("reverie/MazeRoom-v0", tmp_path / "data", episodes=80, seed=0, env_kwargs={"size": 16},
+                   max_steps=149, num_envs=40, progress=False)  # fmt: skip
+    arrays = data.windows(150, infos=("displacement",)).arrays()
+    batch = Batch.from_numpy(arrays, Spaces((3, 16, 16), 8, discrete_actions=True))
+    true = torch.as_tensor(relative(arrays["states"][..., :3]))
+    off = {}
+    for name in ("inertia", "momentum"):
+        torch.manual_seed(0)
+        transition = TRANSITIONS[name](3, 8, 0.1)
+        optimizer = torch.optim.Adam(transition.parameters(), 2e-2)
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.985)
+        for _ in range(300):
+            rows = torch.randint(60, (20,))
+            wishes = transition.wish(batch.actions[rows, :80])
+            _, motion = walk(transition, wishes, torch.zeros_like(wishes))
+            loss = (motion[..., :3] - batch.displacements[rows, :80])[:, 1:].square().sum(-1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        with torch.no_grad():
+            wishes = transition.wish(batch.actions[60:])
+            position, _ = walk(transition, wishes, torch.zeros_like(wishes))
+        error = position - true[60:]
+        off[name] = float(error[:, -1, :2].norm(dim=-1).mean()), float(error[:, -1, 2].abs().mean())
+    assert off["inertia"][0] < 0.35 and off["inertia"][1] < 0.15, off  # metres and radians, of a room of 7 m
+    assert min(theirs / ours for ours, theirs in zip(*off.values(), strict=True)) > 1.5, off

@@ -28,7 +28,7 @@ TASK = mazes.Task(
     episodes={"full": 100_000, "small": 6_000},
     training={
         "full": TrainingConfig(epochs=30, batch_size=32, learning_rate=3e-3),
-        "small": TrainingConfig(epochs=12, batch_size=16, learning_rate=2e-3),
+        "small": TrainingConfig(epochs=8, batch_size=16, learning_rate=2e-3),
     },
     model={"full": FULL, "small": replace(FULL, z_dim=32, channels=(16, 32, 64))},
 )
