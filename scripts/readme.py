@@ -140,6 +140,26 @@ TABLES = {
         },
         {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
     ),
+    "gtm-rotation": Table(
+        "gtm-sm-rotation",
+        "psnr/{row}",
+        "PSNR, dB",
+        {"unseen": "the part never seen", "turn": "the turn after it"},
+        beside=("copy", "vae"),
+    ),
+    "gtm-walking": Table(
+        "gtm-sm-walking",
+        "psnr/{row}",
+        "PSNR, dB",
+        {"first32": "first 32 steps", "last32": "last 32 of 150 steps"},
+        beside=("copy", "vae"),
+    ),
+    "gtm-walking-pose": Table(
+        "gtm-sm-walking",
+        "{column}/{row}",
+        "steps predicted",
+        columns={"position_error": "distance, share of the room", "heading_error_deg": "heading, degrees"},
+    ),
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",

@@ -30,7 +30,7 @@ def options(tmp_path, name):
             "out": tmp_path / name, "json": tmp_path / f"{name}.json"}  # fmt: skip
 
 
-KEYS = {f"psnr{name}{part}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
+KEYS = {f"psnr{part}{name}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
 KEYS |= {"position_error/1", "heading_error_deg/1"}
 
 

@@ -6,8 +6,8 @@ nothing else tells it about places. The transition is `inertia`: the paper's `mo
 Frames are shown for the first `memorise` steps and predicted from then on:
 
     psnr/...             10 log10(1 / mean squared error) of what is predicted
-    psnr/copy/...        of the memorised frame whose true pose is nearest: the error that no map can avoid by copying
-    psnr/vae/...         of the frames encoded and decoded
+    psnr/.../copy        of the memorised frame whose true pose is nearest: the error that no map can avoid by copying
+    psnr/.../vae         of the frames encoded and decoded
     position_error/N     mean distance of inferred and true position after N predicted steps, as a share of the room
     heading_error_deg/N  mean absolute error of the heading
 
@@ -183,7 +183,7 @@ class Walks(Experiment):
         metrics = {}
         for part, (begin, end) in task.parts.items():
             for name in ("model", "copy", "vae"):
-                key = "/".join(("psnr", *(() if name == "model" else (name,)), *((part,) if part else ())))
+                key = "/".join(("psnr", *((part,) if part else ()), *(() if name == "model" else (name,))))
                 metrics[key] = decibels(whole[name][:, begin:end])
         for step in (mark for mark in MARKS if mark <= task.predict):
             metrics[f"position_error/{step}"] = float(whole["position"][:, step - 1].mean())
