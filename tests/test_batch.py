@@ -110,12 +110,20 @@ def test_to_casts_floats_and_leaves_flags():
     batch = Batch.from_numpy(window(), IMAGES).to(torch.float64)
     assert batch.frames.dtype == batch.actions.dtype == batch.rewards.dtype == torch.float64
     assert batch.mask.dtype == batch.is_first.dtype == torch.bool
-    assert batch.displacements is None
+    assert batch.displacement is None
     felt = np.ones((*window()["rewards"].shape, 2), np.float32)
     batch = Batch.from_numpy(window() | {"displacement": felt}, IMAGES).to(torch.float64)
     moved = batch.to("meta")
     assert {getattr(moved, item.name).device.type for item in fields(moved)} == {"meta"}
     assert moved.frames.dtype == torch.float64
+
+
+def test_fields_are_named_as_in_windows():
+    """Training keeps of its windows what has the name of a field."""
+    felt = np.ones((*window()["rewards"].shape, 2), np.float32)
+    arrays = window() | {"displacement": felt}
+    batch = Batch.from_numpy({item.name: arrays[item.name] for item in fields(Batch)}, IMAGES)
+    assert all(getattr(batch, item.name) is not None for item in fields(Batch))
 
 
 def test_map_reaches_every_field():

@@ -101,7 +101,7 @@ def test_the_memory_of_an_earlier_episode_is_out_of_reach():
 def test_felt_displacements_are_a_regression_on_what_the_transition_does():
     model, batch = built(displacement_weight=2.0, transition="linear"), windows(3)
     felt = torch.randn(3, 9, 2, generator=seeded(5), dtype=torch.float64)
-    loss = model.loss(replace(batch, displacements=felt), generator=seeded())
+    loss = model.loss(replace(batch, displacement=felt), generator=seeded())
     error = (batch.actions @ model.transition.M.mT - felt).square().sum(-1)
     torch.testing.assert_close(loss.terms["displacement"][:, 1:], -2.0 * error[:, 1:])
     assert not bool(loss.terms["displacement"][:, 0].any())

@@ -79,7 +79,7 @@ def test_inertia_is_how_the_walker_of_the_mazes_moves(tmp_path):
             rows = torch.randint(60, (20,))
             wishes = transition.wish(batch.actions[rows, :80])
             _, motion = walk(transition, wishes, torch.zeros_like(wishes))
-            loss = (motion[..., :3] - batch.displacements[rows, :80])[:, 1:].square().sum(-1).mean()
+            loss = (motion[..., :3] - batch.displacement[rows, :80])[:, 1:].square().sum(-1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

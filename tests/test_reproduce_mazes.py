@@ -10,7 +10,7 @@ from reverie.scripts.reproduce import gtm_sm_rooms as rooms
 from reverie.scripts.reproduce import gtm_sm_rotation as rotation
 from reverie.scripts.reproduce import gtm_sm_walking as walking
 from reverie.world_models import Batch, GTMSMConfig, Spaces
-from reverie.world_models.training import TrainingConfig
+from reverie.world_models.training import TrainingConfig, read_history
 
 TINY = GTMSMConfig(
     position_dim=3, transition="inertia", prior="learned", z_dim=4, hidden=(8,), prior_units=4, neighbours=2,
@@ -38,6 +38,8 @@ def test_turning_is_measured_beside_copies(tmp_path, monkeypatch):
     monkeypatch.setattr(rotation.Rotation, "task", small(rotation.TASK))
     args = rotation.Args(**options(tmp_path, "rotation"))
     rotation.main(args)
+    trained = read_history(args.out / "main/seed-0/start-0")[0]
+    assert trained["displacement_per_frame"] < 0, "what is felt has not been learned from"
     result = json.loads(args.json.read_text())
     assert result["metrics"].keys() == KEYS and result["config"]["preset"] == "small"
     rotation.main(replace(args, stages=("evaluate",)))
@@ -62,7 +64,7 @@ def test_what_is_felt_gets_into_batches_and_adds_up_to_the_pose(tmp_path):
                    num_envs=2, progress=False)  # fmt: skip
     arrays = data.windows(31, infos=("displacement",)).arrays()
     batch = Batch.from_numpy(arrays, Spaces((3, 16, 16), 8, discrete_actions=True))
-    assert batch.displacements.shape == (2, 31, 3)
+    assert batch.displacement.shape == (2, 31, 3)
     felt, pose = arrays["displacement"], mazes.relative(arrays["states"][..., :3])
     heading = np.concatenate([np.zeros((2, 1)), np.cumsum(felt[:, 1:, 2], 1)], 1)
     np.testing.assert_allclose(pose[..., 2], heading, atol=1e-5)

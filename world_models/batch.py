@@ -86,7 +86,7 @@ class Batch:
         is_first: (*batch, T) bool; the belief starts afresh here and the action is ignored.
         mask: (*batch, T) bool; True = frame observed.
         valid: (*batch, T) bool; True = inside the episode.
-        displacements: (*batch, T, D) float or None; the agent's own motion from t-1 to t, as far as it feels it.
+        displacement: (*batch, T, D) float or None; the agent's own motion from t-1 to t, as far as it feels it.
     """
 
     frames: Tensor
@@ -96,7 +96,7 @@ class Batch:
     is_first: Tensor
     mask: Tensor
     valid: Tensor
-    displacements: Tensor | None = None
+    displacement: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.rewards.shape
@@ -123,7 +123,7 @@ class Batch:
             is_first=tensor("is_first", torch.bool),
             mask=tensor("mask", torch.bool),
             valid=tensor("valid", torch.bool),
-            displacements=tensor("displacement", torch.float32) if "displacement" in arrays else None,
+            displacement=tensor("displacement", torch.float32) if "displacement" in arrays else None,
         )
 
     @property

@@ -257,10 +257,10 @@ class GTMSM(WorldModel):
         past = torch.where(written, log_prob[..., :tau] - _standard_kl(z_mean, z_std)[..., :tau], 0.0)
         terms["memorised"] = pieces.whole(functional.pad(past, (0, scored.shape[-1])))
         total = -elbo.sum() / count - past.sum() / written.sum().clamp(min=1)
-        if self.config.displacement_weight and part.displacements is not None:
+        if self.config.displacement_weight and part.displacement is not None:
             felt = (part.valid & ~part.is_first & ~pieces.starts).unsqueeze(-1)
             moved = walked.motion[..., : self.config.position_dim]
-            error = torch.where(felt, moved - part.displacements, 0.0).square().sum(-1)
+            error = torch.where(felt, moved - part.displacement, 0.0).square().sum(-1)
             terms["displacement"] = pieces.whole(-self.config.displacement_weight * error)
             total = total - terms["displacement"].sum() / felt.sum().clamp(min=1)
         divergence = ("view_kl", "position_kl")
@@ -293,7 +293,7 @@ class GTMSM(WorldModel):
         )  # fmt: skip
 
     def _scalars(self, phase: Phase) -> dict[str, Any]:
-        scalars: dict[str, Any] = {"memorised": float(phase.memorise), "kernel": phase.kernel}
+        scalars: dict[str, Any] = {"memorise": float(phase.memorise), "kernel": phase.kernel}
         if self.config.likelihood == "gaussian":
             scalars["frame_std"] = self.frame_log_std.detach().exp() + MIN_FRAME_STD
         return scalars

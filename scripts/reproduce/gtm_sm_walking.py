@@ -16,7 +16,7 @@ from . import gtm_sm_mazes as mazes
 FULL = GTMSMConfig(
     position_dim=3, transition="inertia", step_std=0.1, position_std=1e-2, z_dim=64, prior="learned", prior_units=256,
     neighbours=4, network="conv", channels=(32, 64, 128), memorise=150, predict=32, first_memorise=40,
-    first_predict=16, displacement_weight=100.0, views=0.2, transition_rate=(5.0, 0.3), max_frames=6000,
+    first_predict=16, displacement_weight=1e4, views=0.2, transition_rate=(5.0, 0.3), max_frames=6000,
 )  # fmt: skip
 TASK = mazes.Task(
     env_id="reverie/MazeRoom-v0",
