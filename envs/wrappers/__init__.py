@@ -6,6 +6,11 @@
 A wrapper whose name begins with ``Vector`` wraps a vector environment and does, row by row, what the other does that
 wraps a single environment reset with the same seed. Two are Gymnasium's own, given here so that they are found:
 ``RepeatAction`` and ``FrameStackObservation`` (which adds an axis; ``FrameStack`` stacks channels).
+
+Rows of a vector that is stepped at once cannot end their episodes at different steps of a repeat, so actions are
+repeated in vectors of single environments:
+
+    envs = gym.make_vec("reverie/Pendulum-v0", 8, "sync", wrappers=[lambda env: RepeatAction(env, 4)])
 """
 
 from gymnasium.wrappers import FrameStackObservation, RepeatAction
