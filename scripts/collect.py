@@ -15,6 +15,8 @@ import tyro
 from . import ui
 from .gathering import PlanningConfig, policy_of
 
+LARGEST = 64  # pixels per side of environments that are not ours, unless asked for
+
 
 @dataclass(frozen=True)
 class Args:
@@ -35,7 +37,8 @@ class Args:
     num_envs: int = 16
     """Environments stepped at once."""
     size: int | None = None
-    """Pixels per side; environments that are not ours are averaged down to it."""
+    """Pixels per side. Environments that are not ours are averaged down to it, by default to 64 where they are
+    larger."""
     grayscale: bool = False
     """One channel, for environments that are not ours."""
     env_kwargs: str = "{}"
@@ -109,7 +112,19 @@ def _options(args: Args) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(kwargs, dict):
         raise ValueError(f"--env-kwargs {args.env_kwargs}: expected an object, '{{\"name\": value}}'")
     view: dict[str, Any] = {"grayscale": True} if args.grayscale else {}
+    ours = args.env.removeprefix("reverie.envs:") in ENVIRONMENTS
     if args.size is not None:
-        ours = args.env.removeprefix("reverie.envs:") in ENVIRONMENTS
         (kwargs if ours else view)["size"] = args.size
+    elif not ours and max(found := _frame_size(args.env, kwargs)) > LARGEST:
+        ui.say(f"frames of {found[0]}x{found[1]} are averaged down to {LARGEST}x{LARGEST}; --size N chooses otherwise")
+        view["size"] = LARGEST
     return kwargs, view
+
+
+def _frame_size(env_id: str, env_kwargs: dict[str, Any]) -> tuple[int, int]:
+    """Height and width of what an environment shows."""
+    from reverie.envs.making import open_fitting
+
+    *_, env = open_fitting(env_id, env_kwargs, None, None)
+    env.close()
+    return env.observation_space.shape[:2]

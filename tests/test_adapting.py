@@ -153,6 +153,14 @@ def test_collect_fits_what_does_not_fit_and_nothing_else(tmp_path):
     assert own.manifest.env_id == "reverie/Pendulum-v0"
 
 
+@pytest.mark.parametrize(("asked", "side"), [((), 64), (("--size", "128"), 128), (("--size", "16"), 16)])
+def test_large_pictures_are_averaged_down_unless_asked_for(tmp_path, capsys, asked, side):
+    out = tmp_path / "data"
+    assert main(["collect", CART_POLE, "--out", str(out), "--episodes", "1", "--max-steps", "2", *asked]) == 0
+    assert Dataset.open(out).manifest.observation_space.shape[:2] == (side, side)
+    assert ("frames of 400x600 are averaged down to 64x64" in capsys.readouterr().err) == (not asked)
+
+
 def test_the_time_limit_is_the_environments_own(tmp_path):
     dataset = collect(CART_POLE, tmp_path / "b", episodes=1, seed=0, view={"size": 8}, **QUIET)
     assert dataset.manifest.max_steps == 500
