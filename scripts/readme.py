@@ -55,6 +55,10 @@ def _box(key: str, corner: str, columns: Mapping[str, str], *references: str, ro
     return Table("kvae-bouncing-ball", key, corner, rows, columns, references=references, digits=2)
 
 
+def _frames(name: str, rows: Mapping[str, str]) -> Table:
+    return Table(f"gtm-sm-{name}", "psnr/{row}", "PSNR, dB", rows, beside=("copy", "vae"))
+
+
 TABLES = {
     "ball-random": replace(_box("hamming/{row}/random/{column}", "share missing", SHARES, "paper"), beside=("oracle",)),
     "ball-consecutive": replace(
@@ -140,26 +144,18 @@ TABLES = {
         },
         {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
     ),
-    "gtm-rotation": Table(
-        "gtm-sm-rotation",
-        "psnr/{row}",
-        "PSNR, dB",
-        {"unseen": "the part never seen", "turn": "the turn after it"},
-        beside=("copy", "vae"),
-    ),
-    "gtm-walking": Table(
-        "gtm-sm-walking",
-        "psnr/{row}",
-        "PSNR, dB",
-        {"first32": "first 32 steps", "last32": "last 32 of 150 steps"},
-        beside=("copy", "vae"),
-    ),
-    "gtm-walking-pose": Table(
-        "gtm-sm-walking",
-        "{column}/{row}",
-        "steps predicted",
-        columns={"position_error": "distance, share of the room", "heading_error_deg": "heading, degrees"},
-    ),
+    "gtm-rotation": _frames("rotation", {"unseen": "the part never seen", "turn": "the turn after it"}),
+    "gtm-walking": _frames("walking", {"first32": "first 32 steps", "last32": "last 32 of 150 steps"}),
+    "gtm-rooms": _frames("rooms", {"first32": "first 32 steps", "last32": "last 32 of 300 steps"}),
+    **{
+        f"gtm-{name}-pose": Table(
+            f"gtm-sm-{name}",
+            "{column}/{row}",
+            "steps predicted",
+            columns={"position_error": "distance, share of the room", "heading_error_deg": "heading, degrees"},
+        )
+        for name in ("walking", "rooms")
+    },
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",

@@ -10,6 +10,7 @@ from reverie.scripts.reproduce import gtm_sm_rooms as rooms
 from reverie.scripts.reproduce import gtm_sm_rotation as rotation
 from reverie.scripts.reproduce import gtm_sm_walking as walking
 from reverie.world_models import Batch, GTMSMConfig, Spaces
+from reverie.world_models.checkpoints import load
 from reverie.world_models.training import TrainingConfig, read_history
 
 TINY = GTMSMConfig(
@@ -57,6 +58,17 @@ def test_rooms_are_walked_by_the_model_of_one_room(tmp_path, monkeypatch):
     assert (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes() == trained
     found = [json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("walking", "rooms")]
     assert found[0].keys() == found[1].keys() == KEYS and found[0]["psnr"] != found[1]["psnr"]
+
+
+def test_the_shipped_walker_knows_where_it_is_and_what_it_will_see(tmp_path):
+    data = collect("reverie/MazeRoom-v0", tmp_path, episodes=8, seed=77, env_kwargs={"size": 32}, max_steps=179,
+                   num_envs=8, progress=False)  # fmt: skip
+    arrays = data.windows(180, infos=("displacement",)).arrays()
+    inferred, true, errors = mazes.follow(load("gtm-sm-maze"), arrays, 120)
+    off = np.abs(inferred - true)[:, -1]
+    assert np.linalg.norm(off[:, :2], axis=-1).mean() < 0.5, "of a room of 7 m"
+    assert off[:, 2].mean() < np.radians(10)
+    assert errors["model"].mean() < errors["copy"].mean()
 
 
 def test_what_is_felt_gets_into_batches_and_adds_up_to_the_pose(tmp_path):

@@ -198,7 +198,7 @@ class Walks(Experiment):
         path = (self.args.out if self.args.validate else Path("docs/figures")) / f"{self.name}.gif"
         model = self.load(chosen(self.folder(self.args.seeds[0])))
         gtm_pictures.prediction_film(
-            model, self.windows(self.split), task.memorise, path, seen=task.memorise, ahead=min(task.predict, 120)
+            model, self.windows(self.split), task.memorise, path, seen=min(task.memorise, 40), ahead=min(task.predict, 60)
         )  # fmt: skip
         ui.say(f"wrote {path}")
 
