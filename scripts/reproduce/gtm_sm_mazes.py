@@ -197,9 +197,8 @@ class Walks(Experiment):
         task = self.task
         path = (self.args.out if self.args.validate else Path("docs/figures")) / f"{self.name}.gif"
         model = self.load(chosen(self.folder(self.args.seeds[0])))
-        gtm_pictures.prediction_film(
-            model, self.windows(self.split), task.memorise, path, seen=min(task.memorise, 40), ahead=min(task.predict, 60)
-        )  # fmt: skip
+        seen, ahead = min(task.memorise, 40), min(task.predict, 60)
+        gtm_pictures.prediction_film(model, self.windows(self.split), task.memorise, path, seen=seen, ahead=ahead)
         ui.say(f"wrote {path}")
 
     def report(self) -> None:
