@@ -38,6 +38,7 @@ Deviations from the paper:
 - N(0, I) is one more entry of the mixture, far from everywhere (gtm_views.py); `novelty=inf` leaves it out.
 - the learned combination adds to the weighted mean of the views found, weighs by distance instead of concatenating a
   fixed number of views, and sees places relative to the agent.
+- `inertia`, one of the transitions, is ours (gtm_transitions.py).
 - a step may be a `surprise` (gtm_landmarks.py), without which landmark inference could not move a position.
 - `displacement_weight`: where the agent feels its displacements, -|d_t - felt_t|^2 is added to the objective, not to
   the bound.

@@ -16,7 +16,7 @@ highest speed; the heading is s3 of step t-1.
 
 `inertia` is ours, for bodies that slide on in the direction in which they moved, whichever way they look by then: v_t
 is the velocity at the end of a step, u_t the same velocity seen in the next step's frame (turn is the third entry of
-d), w in [0, 1] says how soon within a step a push takes effect, and clip shortens what is faster than c_s. Walking has
+d), w in [0, 1] says how late within a step a push takes effect, and clip shortens what is faster than c_s. Walking has
 one c_f, c_s and w, turning another. `momentum` knows the last displacement only, and thinks that it turns with the
 agent.
 

@@ -112,7 +112,7 @@ class Tracking(Experiment):
         from .component_tracker import track_components
 
         started, truth = time.monotonic(), self.truth()
-        found = self.tracking(map(track_components, truth[np.arange(len(truth))]["frames"]))
+        found = self.tracking(truth, map(track_components, truth[np.arange(len(truth))]["frames"]))
         self.store("components", measures.prefixed(found, "components"), time.monotonic() - started)
 
     def air(self) -> None:
@@ -127,16 +127,15 @@ class Tracking(Experiment):
             training = replace(self.training(), seed=seed, epochs=self.args.air_epochs)
             self.run(folder, self.args.air, training, f"AIR, seed {seed}", model_name="air")
             seconds += training_seconds(folder)
-            found = map(relinked, follow(self.load(folder), truth))
-            per_seed.append(self.tracking(found))
+            per_seed.append(self.tracking(truth, map(relinked, follow(self.load(folder), truth))))
         found = measures.prefixed(by_key(per_seed), "air")
         self.store("air", found, max(seconds, time.monotonic() - started))
 
-    def tracking(self, found: Iterable[Tracks]) -> dict[str, float]:
-        """Tracking metrics of the measured sequences."""
+    def tracking(self, truth: measures.TrueObjects, found: Iterable[Tracks]) -> dict[str, float]:
+        """Tracking metrics of what was found in each sequence."""
         from reverie.world_models.evaluation.tracking import tracking_metrics
 
-        pairs = zip(self.truth().tracks(), found, strict=True)
+        pairs = zip(truth.tracks(), found, strict=True)
         return tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
 
     def evaluate(self) -> None:
@@ -151,7 +150,7 @@ class Tracking(Experiment):
             model = self.load(self.folder(seed))
             with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
                 tracks = follow(model, truth, on_progress=lambda done, total: advance(completed=done))
-            found = self.tracking(tracks)
+            found = self.tracking(truth, tracks)
             ahead = position_errors(
                 model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons), reach=self.reach
             )

@@ -2,8 +2,7 @@
 
 An agent stands (`gtm-sm-rotation`) or walks (`gtm-sm-walking`, `gtm-sm-rooms`) in rooms of `reverie/Maze*`, 32x32
 pixels. It feels its displacements, as in the paper: the objective has their squared error (`displacement_weight`), and
-nothing else tells it about places. The transition is `inertia`: the paper's `momentum` is not how this body moves.
-Frames are shown for the first `memorise` steps and predicted from then on:
+nothing else tells it about places. Frames are shown for the first `memorise` steps and predicted from then on:
 
     psnr/...             10 log10(1 / mean squared error) of what is predicted
     psnr/.../copy        of the memorised frame whose true pose is nearest: the error that no map can avoid by copying
@@ -14,7 +13,9 @@ Frames are shown for the first `memorise` steps and predicted from then on:
 Inferred poses start at s = 0; the true ones are told relative to the first. One affine map from inferred to true
 positions, and one factor for headings, are fitted to training episodes for each model.
 
-`preset="full"` is the experiment; `"small"` is what two cores can train, and is reported as what it is.
+`preset="full"` has the paper's sizes; `"small"` is what two cores can train, and is reported as what it is. Both differ
+from the paper: the transition is `inertia`, as `momentum` is not how this body moves, and training pieces begin with
+their episode, at rest, rather than anywhere.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Args(Options):
     stages: tuple[Stage, ...] = ("train", "evaluate", "pictures")
     """What to do; pictures: a film of a prediction (docs/figures/NAME.gif)."""
     preset: Literal["full", "small"] = "small"
-    """full: as in the paper, for a GPU; small: two cores."""
+    """full: the paper's sizes, for a GPU; small: two cores."""
     restarts: int = 1
     """Random starts of each training, of which the one with the highest bound goes on. Where displacements are felt
     one is enough."""
