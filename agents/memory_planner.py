@@ -5,9 +5,10 @@ its own motion.
     u <- argmin_(a, b) sum_t V(s_t),    s = travel(s, a a ... b b ...)        take a a ..., and look again
 
 A plan is made of such looks: each tries all pairs of actions, held for `hold` steps, and takes the first of the best
-pair. Where the way is known, that follows a shortest path, through mazes and around obstacles that a search by sampling
-would not get out of, for hundreds of steps. What it does not see (an action penalty, or curves that can be cut) CEM may
-refine, starting from it; it never makes a plan worse.
+pair. Where no pair gets on, longer ones are looked at: an agent with a heading may have to turn before it can go. Where
+the way is known, that follows a shortest path, through mazes and around obstacles that a search by sampling would not
+get out of, for hundreds of steps. What it does not see (an action penalty, or curves that can be cut) CEM may refine,
+starting from it; it never makes a plan worse.
 
 One planner for moves on a grid and for inertial motion with a heading: they differ in the transition, which is learned.
 Where the belief was corrected by what was seen (landmark inference), the next plan starts there, and a way on which
@@ -27,6 +28,9 @@ from .cem import CEM
 from .objectives import Objective
 from .place_graph import primitives
 
+_HOLDS = (2, 6, 12)  # steps, with a heading: a quarter turn takes about ten
+_STUCK = 0.5  # steps: a look that gets on by less
+
 
 @dataclass(frozen=True)
 class MemoryPlanner:
@@ -35,7 +39,7 @@ class MemoryPlanner:
     horizon: int = 20
     """Steps to plan ahead."""
     hold: int | None = None
-    """Steps that an action is held in a look; by default 1, with a heading 2."""
+    """Steps that an action is held in a look; by default 1, with a heading 2, and 6 and 12 where that gets nowhere."""
     refine: int = 0
     """Iterations of CEM that start from the path; 0: none."""
     num_candidates: int = 200
@@ -76,7 +80,7 @@ class MemoryPlanner:
         check_request(self, model, state, warm_start)
         objective = objective.bind(model).at(model, state)
         approach = objective.approach()
-        path = self._path(model, state, approach.to_go)
+        path, detour = self._path(model, state, approach.to_go)
         if self.refine:
             search = CEM(
                 self.horizon, self.num_candidates, self.refine, init_std=0.3, num_elites=self.num_elites
@@ -88,7 +92,7 @@ class MemoryPlanner:
             if model.spaces.discrete_actions:
                 other = torch.nn.functional.one_hot(other.argmax(-1), other.shape[-1]).to(path)
             old = _score(model, state, objective, other.clamp(-1, 1))
-            better = old > score
+            better = (old > score) & ~detour
             path = torch.where(better[:, None, None], other, path)
             score = torch.where(better, old, score)
         if not bool(score.isfinite().all()):
@@ -99,22 +103,40 @@ class MemoryPlanner:
         info = {"steps_left": approach.to_go(model.position(state).unsqueeze(1)).squeeze(1), **approach.info}
         return Plan(path, score, None, info)
 
-    def _path(self, model, state: State, to_go) -> Tensor:
-        """Actions (B, H, A) that follow V downhill."""
+    def _path(self, model, state: State, to_go) -> tuple[Tensor, Tensor]:
+        """Actions (B, H, A) that follow V downhill, and whether that begins beyond their horizon, bool (B,)."""
         here = model.position(state)
         actions = primitives(model.spaces, here)
         count, batch = len(actions), len(here)
-        hold = self.hold or (2 if here.shape[-1] == 3 else 1)
+        holds = (self.hold,) if self.hold else _HOLDS if here.shape[-1] == 3 else (1,)
         first, second = (index.reshape(-1) for index in torch.meshgrid(*[torch.arange(count)] * 2, indexing="ij"))
-        pairs = torch.stack([actions[first]] * hold + [actions[second]] * hold, 1)  # (P², 2 hold, A)
         taken: list[Tensor] = []
+        detour = torch.zeros(batch, dtype=torch.bool, device=here.device)
+
+        def look(hold: int) -> tuple[Tensor, Tensor]:
+            """The first action (B) of the best pair, and how many steps it gets on."""
+            pairs = torch.stack([actions[first]] * hold + [actions[second]] * hold, 1)  # (P², 2 hold, A)
+            path = model.position(model.travel(state.expand(len(pairs)), pairs.expand(batch, -1, -1, -1)))
+            stops = torch.arange(1, 5, device=path.device) * hold // 2 - 1 if hold > 1 else slice(None)
+            left = to_go.along(model.position(state), path[..., stops, :])  # (B, P², stops)
+            best = left.sum(-1).argmin(-1)
+            end = left[..., -1].gather(-1, best.unsqueeze(-1)).squeeze(-1)
+            return first[best], to_go(model.position(state).unsqueeze(1)).squeeze(1) - end
+
         while len(taken) < self.horizon:
-            tried = model.travel(state.expand(len(pairs)), pairs.expand(batch, -1, -1, -1))
-            left = to_go.along(model.position(state), model.position(tried)).sum(-1)
-            chosen = actions[first[left.argmin(-1)]]
-            taken += [chosen] * hold
-            state = model.travel(state, chosen.unsqueeze(1).expand(-1, hold, -1)).index(-1)
-        return torch.stack(taken[: self.horizon], 1)
+            chosen, gained = look(holds[0])
+            for hold in holds[1:]:
+                if not bool((gained < _STUCK).any()):
+                    break
+                other, more = look(hold)
+                longer = (gained < _STUCK) & (more >= _STUCK)
+                chosen, gained = torch.where(longer, other, chosen), torch.maximum(gained, more)
+                if not taken:
+                    detour |= longer
+            action = actions[chosen]
+            taken += [action] * holds[0]
+            state = model.travel(state, action.unsqueeze(1).expand(-1, holds[0], -1)).index(-1)
+        return torch.stack(taken[: self.horizon], 1), detour
 
 
 def _score(model, state: State, objective: Objective, actions: Tensor) -> Tensor:

@@ -5,8 +5,9 @@
     while True:
         obs, reward, terminated, truncated, info = envs.step(agent.act(obs))
 
-It sees observations only, never `info`. Everything it remembers is one `Memory` value, so it also works as a pure
-function of (observation, memory), which is how stable-baselines3's `predict` calls it.
+It sees observations only, never `info`, and what it is told to have felt of its own motion (`displacement`). Everything
+it remembers is one `Memory` value, so it also works as a pure function of (observation, memory), which is how stable-
+baselines3's `predict` calls it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from reverie.world_models.base import WorldModel
+from reverie.world_models.capabilities import FeelsDisplacement
 from reverie.world_models.state import State
 from torch import Tensor
 
@@ -113,11 +115,16 @@ class MPCAgent:
         self._goal = goal
         self._bound = self.objective.with_goal(goal).bind(self.model)
 
-    def act(self, obs: np.ndarray) -> np.ndarray:
-        """Actions of the environment (num_envs, ...) for observations (num_envs, H, W, C) uint8."""
+    def act(self, obs: np.ndarray, displacement: np.ndarray | None = None) -> np.ndarray:
+        """Actions of the environment (num_envs, ...) for observations (num_envs, H, W, C) uint8.
+
+        Args:
+            obs: the observations.
+            displacement: (num_envs, d), how the agent felt itself move since the last one; for models that can use it.
+        """
         if len(obs) != self.num_envs:
             raise ValueError(f"act needs {self.num_envs} observations, found {len(obs)}; see num_envs")
-        actions, self._memory = self.step(self._memory, obs, self._first)
+        actions, self._memory = self.step(self._memory, obs, self._first, displacement=displacement)
         self._first = np.zeros(self.num_envs, dtype=bool)
         return actions
 
@@ -147,18 +154,27 @@ class MPCAgent:
 
     @torch.no_grad()
     def step(
-        self, memory: Memory | None, obs: np.ndarray, is_first: np.ndarray, *, explore: bool = True
+        self,
+        memory: Memory | None,
+        obs: np.ndarray,
+        is_first: np.ndarray,
+        *,
+        displacement: np.ndarray | None = None,
+        explore: bool = True,
     ) -> tuple[np.ndarray, Memory]:
         """One step as a function: filter `obs` (N, ...), plan if it is time, and return actions and the new memory.
 
         Raises:
-            ValueError: for observations that the model does not know, or no plan with a finite score.
+            ValueError: for observations that the model does not know, a displacement that it cannot feel, or no plan
+                with a finite score.
         """
         frame = self.model.spaces.frames(obs, self._device).to(self._dtype)
         first = torch.as_tensor(is_first, device=self._device)
         predicted = self.model.initial_state((len(frame),), sample=False)
         if memory is not None:
             going_on = self.model.predict(memory.belief, memory.action, sample=False)
+            if displacement is not None:
+                going_on = self._felt(going_on, displacement)
             predicted = predicted.where(first, going_on)
         belief = self.model.update(predicted, frame, sample=False)
         if memory is None or memory.age >= self.replan_every or bool(first.any()):
@@ -186,6 +202,12 @@ class MPCAgent:
             raise ValueError("there are no believed frames before the first `act`, or without images")
         mean = self.model.decode(self._memory.belief).mean
         return (mean.clamp(0, 1) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+
+    def _felt(self, predicted: State, displacement: np.ndarray) -> State:
+        if not isinstance(self.model, FeelsDisplacement):
+            raise ValueError(f"{type(self.model).__name__} feels no displacements; leave displacement out")
+        felt = torch.as_tensor(displacement, device=self._device, dtype=self._dtype)
+        return self.model.felt(predicted, felt, sample=False)
 
     def _plan(self, belief: State, memory: Memory | None, first: Tensor) -> Plan:
         warm_start = None

@@ -8,7 +8,8 @@ one. Distances count in steps of the learned transition. An edge leads from plac
 - with a heading: where j is at most `REACH` steps away, since an agent that can turn can go anywhere near;
 - where memory shows that the agent went from i to j in one step, and back from j to i;
 
-but not where memory shows that the way is blocked: a step from i that was expected to end at j and ended at i.
+but not where memory shows that the way is blocked. Without a heading that is a step from i that was expected to end at
+j and ended at i. With one it is what the agent ran into (bumps.py): no edge leads through it.
 
 `steps_to` finds the least number of steps from every place to one of several targets (Dijkstra, scipy), and `ToGo`
 carries that over to positions between the places:
@@ -31,6 +32,8 @@ from reverie.world_models.capabilities import Places, RemembersPlaces
 from reverie.world_models.state import State
 from torch import Tensor
 
+from .bumps import bumps_of, disc_of, led_through, through
+
 GRAIN = 0.5  # steps: entries in one cell of this size are one place
 TOLERANCE = 0.4  # steps: how far from a place a move may end to have led there
 REACH = 3.0  # steps: how far places are linked where there is a heading
@@ -52,7 +55,8 @@ class PlaceGraph:
         place: (K, 2) in steps.
         source, target, cost: (E,) edges, cost in steps.
         landing: (K, A, 2) in steps, where each primitive action leads from a place; None with a heading.
-        vain: (V, 5) memory of each step that ended where it began, where that was, and where it was to end, in steps.
+        vain: (V, 5) memory of each step that ended where it began, where that was, and where it was to end, in steps;
+            with a heading, of each bump, where it was, and one step on from there.
     """
 
     stride: np.ndarray
@@ -163,7 +167,7 @@ class PlaceGraph:
         barred[rows, np.arange(len(rows)) - np.searchsorted(rows, rows)] = self.vain[:, 1:]
         return ToGo(
             tensor(place), tensor(value), tensor(self.stride), near, tensor(self.turn), tensor(barred), heading,
-            has_heading,
+            has_heading, bumps=self.landing is None,
         )  # fmt: skip
 
     def straight_to(self, point: np.ndarray, like: Tensor, heading: Tensor | None) -> ToGo:
@@ -188,6 +192,7 @@ class ToGo:
         barred: (B, W, 4) steps that were tried in vain, from where to where, in steps; infinite where there is none.
         heading: (B,) to arrive with; None: any.
         has_heading: (B,) bool, whether it matters there; None: everywhere.
+        bumps: whether `barred` are bumps (`PlaceGraph.vain`), infinite where there is none.
     """
 
     place: Tensor
@@ -198,15 +203,18 @@ class ToGo:
     barred: Tensor
     heading: Tensor | None = None
     has_heading: Tensor | None = None
+    bumps: bool = False
 
-    def __call__(self, position: Tensor) -> Tensor:
-        """Steps (B, ...) that are left from positions (B, ..., d)."""
+    def __call__(self, position: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Steps (B, ...) that are left from positions (B, ..., d), by way of the places that are `visible` (B, M)."""
         batch, shape = len(position), position.shape[1:-1]
         flat = position.reshape(batch, -1, position.shape[-1])
         distance = torch.cdist(
             flat[..., :2] / self.stride[:, None, None], self.place, compute_mode="donot_use_mm_for_euclid_dist"
         )
         value = self.value.unsqueeze(1)
+        if visible is not None:
+            value = torch.where(visible.unsqueeze(1), value, math.inf)
         close = torch.where(distance <= self.near, value + distance, math.inf).min(-1)[0]
         leap = (value + LEAP * distance).min(-1)[0]
         left = torch.where(close.isfinite(), close, leap)
@@ -221,18 +229,31 @@ class ToGo:
     def along(self, start: Tensor, path: Tensor) -> Tensor:
         """Steps (B, ..., T) that are left along paths (B, ..., T, d) from `start` (B, d).
 
-        After a step that was tried in vain they are `BARRED` more.
+        After a step that was tried in vain, or that leads through what was bumped into, they are `BARRED` more; and
+        what lies behind that, as seen from `start`, is no way on.
         """
-        left = self(path)
         if self.barred.shape[1] == 0:
-            return left
+            return self(path)
         begin = start[..., :2].reshape(len(start), *(1,) * (path.ndim - 2), 2).expand(*path.shape[:-2], 1, 2)
         ends = torch.cat([begin, path[..., :2]], -2).reshape(len(start), -1, path.shape[-2] + 1, 1, 2)
         ends = ends / self.stride.reshape(-1, 1, 1, 1, 1)
+        before, after = ends[:, :, :-1], ends[:, :, 1:]
         barred = self.barred[:, None, None]
-        apart = [(ends[:, :, i : ends.shape[2] - 1 + i] - barred[..., 2 * i : 2 * i + 2]).norm(dim=-1) for i in (0, 1)]
-        hit = ((apart[0] <= TOLERANCE) & (apart[1] <= TOLERANCE)).any(-1).cumsum(-1) > 0
-        return left + BARRED * hit.reshape(left.shape)
+        if self.bumps:
+            left = self(path, self._visible(start[..., :2] / self.stride[:, None]))
+            hit = through(before, after, disc_of(barred[..., :2], barred[..., 2:]), 0.5).any(-1)
+        else:
+            left = self(path)
+            apart = [(end - barred[..., 2 * i : 2 * i + 2]).norm(dim=-1) for i, end in enumerate((before, after))]
+            hit = ((apart[0] <= TOLERANCE) & (apart[1] <= TOLERANCE)).any(-1)
+        return left + BARRED * (hit.cumsum(-1) > 0).reshape(left.shape)
+
+    def _visible(self, start: Tensor) -> Tensor:
+        """Which places (B, M) nothing that was bumped into hides from `start` (B, 2), in steps; all, if none is."""
+        discs = disc_of(*self.barred[:, None].split(2, -1))
+        visible = ~through(start[:, None, None], self.place.unsqueeze(-2), discs, 0.5).any(-1)
+        way = (visible & self.value.isfinite()).any(-1, keepdim=True)
+        return visible | ~way
 
 
 @torch.no_grad()
@@ -299,8 +320,23 @@ def _graph(places: Places, point, exists, stride, longest, turn, landing) -> Pla
     where = np.full((batch, count), -1)
     where[rows, entries] = node
 
+    # What memory shows: steps that arrived, and steps that ended where they began, or were bumps.
+    position, expected = (_numpy(leaf)[..., :2] / stride[:, None, None] for leaf in (places.position, places.expected))
+    known = places.exists.cpu().numpy()
+    before, after, wish = position[:, :-1], position[:, 1:], expected[:, 1:]
+    both = known[:, 1:] & known[:, :-1]
+    wished, moved = (np.linalg.norm(leaf - before, axis=-1) for leaf in (wish, after))
+    both &= wished <= 1.5 * longest[:, None]  # one step, and not several of which some were not seen
+    went = both & (np.linalg.norm(after - wish, axis=-1) <= TOLERANCE)
+    stayed = both & (moved <= TOLERANCE) & (wished > 0.5)
+    start, end = where[:, : known.shape[1] - 1], where[:, 1 : known.shape[1]]
+
     tree = _tree(row, place)
     linked = tree.query_pairs(TOLERANCE if landing is not None else REACH, output_type="ndarray")
+    if landing is None:
+        vain = bumps_of(before, after, wish, both)
+        closed, _ = led_through(row[linked[:, 0]], place[linked[:, 0]], place[linked[:, 1]], vain)
+        linked = np.delete(linked, closed, axis=0)
     linked = np.concatenate([linked, linked[:, ::-1]])
     length = np.linalg.norm(place[linked[:, 0]] - place[linked[:, 1]], axis=-1)
     sources, targets, costs = [linked[:, 0]], [linked[:, 1]], [length]
@@ -321,21 +357,13 @@ def _graph(places: Places, point, exists, stride, longest, turn, landing) -> Pla
         targets.append(found[kept])
         costs.append(np.ones(kept.sum()))
 
-    # What memory shows: steps that arrived, and steps that ended where they began.
-    position, expected = (_numpy(leaf)[..., :2] / stride[:, None, None] for leaf in (places.position, places.expected))
-    known = places.exists.cpu().numpy()
-    before, after, wish = position[:, :-1], position[:, 1:], expected[:, 1:]
-    both = known[:, 1:] & known[:, :-1]
-    wished, moved = (np.linalg.norm(leaf - before, axis=-1) for leaf in (wish, after))
-    both &= wished <= 1.5 * longest[:, None]  # one step, and not several of which some were not seen
-    went = both & (np.linalg.norm(after - wish, axis=-1) <= TOLERANCE)
-    stayed = both & (moved <= TOLERANCE) & (wished > 0.5)
-    start, end = where[:, : known.shape[1] - 1], where[:, 1 : known.shape[1]]
     sources += [start[went], end[went]]
     targets += [end[went], start[went]]
     costs += [np.ones(went.sum()) if landing is not None else moved[went]] * 2
     source, target, cost = _least(*(np.concatenate(parts) for parts in (sources, targets, costs)))
 
+    if landing is None:
+        return PlaceGraph(stride, longest, turn, row, place, source, target, cost, spots, vain)
     rows, at = np.nonzero(stayed)
     if len(rows):
         distance, met = tree.query(_apart(rows, wish[rows, at]), distance_upper_bound=TOLERANCE)

@@ -22,6 +22,7 @@ from reverie.world_models.capabilities import RemembersPlaces
 from reverie.world_models.state import State
 from torch import Tensor
 
+from .bumps import led_through
 from .objectives import Objective
 from .place_graph import PlaceGraph, ToGo, survey
 
@@ -154,7 +155,9 @@ def frontier(graph: PlaceGraph, spacing: float | None) -> tuple[PlaceGraph, np.n
     spots = spots.reshape(-1, 2)
     row = graph.row[source]
     new = ~graph.covered(row, spots, 0.5 * spacing)
-    new &= ~graph.in_vain(row, spots, spacing if oriented else 0.5 * spacing)
+    new &= ~graph.in_vain(row, spots, 0.5 * spacing)
+    if oriented:
+        new[led_through(row, graph.place[source], spots, graph.vain)[0]] = False
     return graph.beyond(source[new], spots[new], spacing if oriented else 1.0), row[new], spots[new]
 
 

@@ -75,6 +75,24 @@ def test_steps_are_the_equations(name, dim, batch):
         assert moved_n == pytest.approx(felt)
 
 
+@pytest.mark.parametrize(
+    ("name", "dim"), [("linear", 2), ("walls", 2), ("rotation", 3), ("momentum", 3), ("inertia", 3)]
+)
+def test_what_is_felt_is_where_the_agent_goes(name, dim):
+    transition, generator = built(name, dim), torch.Generator().manual_seed(1)
+    sizes = (dim, transition.carries * dim, 4, dim)
+    s, d, a, felt = (torch.randn(2, 3, n, generator=generator, dtype=torch.float64) for n in sizes)
+    mean, motion = transition(s, d, a)
+    position, corrected = transition.felt(mean, motion, felt)
+    expected = s + (rotate(felt, s[..., 2]) if dim == 3 else felt)
+    torch.testing.assert_close(position, expected)
+    torch.testing.assert_close(corrected[..., :dim], felt)
+    torch.testing.assert_close(corrected[..., dim:], motion[..., dim:] + (felt - motion[..., :dim]).repeat(
+        1, 1, transition.carries - 1))  # fmt: skip
+    for same, theirs in zip(transition.felt(mean, motion, motion[..., :dim]), (mean, motion), strict=True):
+        torch.testing.assert_close(same, theirs)
+
+
 def test_a_square_in_the_agents_frame_closes():
     """Forward, quarter turn, four times."""
     position = torch.zeros(3, dtype=torch.float64)

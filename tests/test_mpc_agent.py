@@ -268,6 +268,13 @@ def test_the_agent_never_looks_at_the_true_state():
         run_episodes(Blindfolded(spring(2)), yardstick, [0, 1], max_steps=5)
 
 
+def test_a_model_that_cannot_feel_refuses_displacements():
+    agent = MPCAgent(spring_model(), LQG(horizon=5), regulate())
+    agent.act(frames_of(0, 1, 2))
+    with pytest.raises(ValueError, match="LGSSM feels no displacements"):
+        agent.act(frames_of(1, 1, 2), displacement=np.zeros((1, 2)))
+
+
 # ---- the yardstick ----
 
 

@@ -90,7 +90,9 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
     walker = GTMSM(GTMSMConfig(position_dim=3, transition="inertia", z_dim=2, hidden=(4,), neighbours=2), spaces)
     walker.name = "gtm-sm"
     save(walker, tmp_path / "walking/main/seed-0/start-0", extra={})
-    navigate.main(navigate.Args(**options | {"stages": ("3d",), "walking": tmp_path / "walking"}))
+    walking = {"stages": ("3d",), "walking": tmp_path / "walking", "explore": 24, "least": 0.0}
+    navigate.main(navigate.Args(**options | walking))
     metrics = json.loads(options["json"].read_text())["metrics"]
-    assert {f"success/{way}/3d" for way in ways} | {"coverage/random/3d", "success/2d"} <= metrics.keys()
+    keys = {f"success/{way}{kind}/3d" for way in ways for kind in ("", "/anywhere")}
+    assert keys | {"coverage/random/3d", "success/3d", "success/2d"} <= metrics.keys()
     assert metrics["success/true-map/3d"]["mean"] == 1

@@ -9,6 +9,7 @@ from reverie.world_models import State, checkpoints, register
 from reverie.world_models.base import check_sequence
 from reverie.world_models.bounds import log_weights
 from reverie.world_models.capabilities import (
+    FeelsDisplacement,
     HasCode,
     HasFeatures,
     LinearGaussian,
@@ -184,6 +185,14 @@ def test_capabilities_have_their_shapes(case, model, shape):
         wide = model.placed(now.expand(3), model.position(now).unsqueeze(-2).expand(*shape, 3, -1))
         again = model.position(model.travel(wide, ahead.unsqueeze(-3).expand(*shape, 3, -1, -1)))
         torch.testing.assert_close(again[..., 0, :, :], again[..., 2, :, :])
+    if isinstance(model, FeelsDisplacement) and model.config.inference == "transition":
+        now = states.index(-1)
+        predicted = model.predict(now, batch.actions[..., 0, :], sample=False)
+        nothing = torch.zeros_like(model.position(now))
+        felt = model.felt(predicted, nothing, sample=False)
+        torch.testing.assert_close(model.position(felt), model.position(now))
+        with pytest.raises(ValueError, match="felt needs shape"):
+            model.felt(predicted, nothing[..., 0])
     if isinstance(model, TracksObjects):
         found = model.objects(states)
         slots = found.presence.shape

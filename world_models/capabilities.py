@@ -127,6 +127,16 @@ class RemembersPlaces(Protocol):
         """As `imagine(state, actions, sample=False)`, but for positions alone: memory is not read, views stay."""
 
 
+@runtime_checkable
+class FeelsDisplacement(Protocol):
+    """Takes what the agent felt of its own motion for certain (`info["displacement"]` of the mazes)."""
+
+    def felt(
+        self, state: State, displacement: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
+    ) -> State:
+        """A predicted `state` after a step of which the displacement (*batch, d), in the agent's frame, was felt."""
+
+
 @dataclass(frozen=True)
 class Objects:
     """What a frame is made of, in slots whose order means nothing.

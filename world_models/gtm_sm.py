@@ -41,7 +41,7 @@ Deviations from the paper:
 - `inertia`, one of the transitions, is ours (gtm_transitions.py).
 - a step may be a `surprise` (gtm_landmarks.py), without which landmark inference could not move a position.
 - `displacement_weight`: where the agent feels its displacements, -|d_t - felt_t|^2 is added to the objective, not to
-  the bound.
+  the bound. `felt` takes them for certain while acting, as no transition knows the walls of a world never seen.
 - no reward heads: goals are pictures (`locate`).
 """
 
@@ -175,6 +175,27 @@ class GTMSM(WorldModel):
         mean, std = prior.moments()
         z = prior.draw(generator) if sample else mean
         return GTMSMState(position, expected, motion, z, mean, std, state.memory)
+
+    def felt(self, state, displacement, *, sample=True, generator=None) -> GTMSMState:
+        """A predicted state whose last step was felt to be `displacement` (*batch, d): what is felt is certain.
+
+        `expected` stays what the transition had expected, so that memory shows where something was in the way.
+
+        Raises:
+            ValueError: for another shape, or a model with landmark inference, which infers what is not felt.
+        """
+        if self.landmarks is not None:
+            raise ValueError(
+                "landmark inference is for what is not felt; use inference='transition' with displacements"
+            )
+        if displacement.shape != state.expected.shape:
+            raise ValueError(f"felt needs shape {tuple(state.expected.shape)}, found {tuple(displacement.shape)}")
+        position, motion = self.transition.felt(state.expected, state.motion, displacement)
+        position = position + state.position - state.expected
+        prior = self.prior_view(state.memory, position, Phase.last(self.config))
+        mean, std = prior.moments()
+        z = prior.draw(generator) if sample else mean
+        return GTMSMState(position, state.expected, motion, z, mean, std, state.memory)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> GTMSMState:
         """Look at `frame` and write what is seen to memory; without one the state is what `predict` made of it."""

@@ -91,6 +91,11 @@ class Transition(nn.Module):
     def forward(self, position: Tensor, motion: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.move(position, motion, self.wish(action))
 
+    def felt(self, position: Tensor, motion: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        """(s_t, motion) of a step that was felt to be `displacement` (*batch, d), given what `move` expected of it."""
+        error = displacement - motion[..., : self.position_dim]
+        return position + error, displacement
+
 
 class LinearTransition(Transition):
     """d_t = M a_t in the frame of the map."""
@@ -126,19 +131,29 @@ class WallTransition(Transition):
         return position + moved, moved
 
 
-class RotationTransition(Transition):
-    """d_t = M a_t in the frame of the agent, whose heading is s3."""
+class HeadedTransition(Transition):
+    """Displacements are in the frame of the agent, whose heading is s3."""
 
     dims = (3,)
+
+    def felt(self, position, motion, displacement):
+        error = displacement - motion[..., :3]
+        position = position + rotate(error, position[..., 2] - motion[..., 2])
+        # what else is carried are velocities: what stopped the agent has stopped them, too
+        return position, torch.cat(
+            [displacement, motion[..., 3:] + error.repeat(*(1,) * (error.ndim - 1), self.carries - 1)], -1
+        )
+
+
+class RotationTransition(HeadedTransition):
+    """d_t = M a_t in the frame of the agent."""
 
     def move(self, position, motion, wish):
         return position + rotate(wish, position[..., 2]), wish
 
 
-class MomentumTransition(Transition):
+class MomentumTransition(HeadedTransition):
     """d_t = c_s tanh(sigmoid(c_f) d_{t-1} + M a_t) in the frame of the agent."""
-
-    dims = (3,)
 
     def __init__(self, position_dim, action_dim, step_std, spare=0, gate=(10, 5)) -> None:
         super().__init__(position_dim, action_dim, step_std)
@@ -150,10 +165,9 @@ class MomentumTransition(Transition):
         return position + rotate(moved, position[..., 2]), moved
 
 
-class InertiaTransition(Transition):
+class InertiaTransition(HeadedTransition):
     """v_t = clip(sigmoid(c_f) u_t + R(turn_t / 2) M a_t; c_s), where u_t is v_{t-1} as the agent now sees it."""
 
-    dims = (3,)
     carries = 2
 
     def __init__(self, position_dim, action_dim, step_std, spare=0, gate=(10, 5)) -> None:

@@ -2,9 +2,9 @@
 
 Walkers act on the truth, which they are told as ``info``: the first six entries of ``state``, and ``map`` (not 0:
 closed). They pick a cell, find the shortest way to it over the grid, aim at the farthest cell on that way to which the
-straight line is free, and walk where they could still stop in front of every wall; otherwise they turn or brake. How
-far they need in order to stop assumes the default friction and radius of ``Maze3DParams``, or more grip and a smaller
-radius.
+straight line is free, and walk where they could still stop in front of every wall; otherwise they turn or brake. To
+three places in ten they go sideways or backwards, so that each of the actions is seen. How far they need in order to
+stop assumes the default friction and radius of ``Maze3DParams``, or more grip and a smaller radius.
 """
 
 import math
@@ -25,6 +25,8 @@ _PUSH_S, _GAIN = 0.1, 1.5  # a step forward adds up to this velocity in m/s
 _TOP = 2.0
 _GIVE_UP = 120  # steps after which another place is picked
 _AHEAD = 8  # cells on the way that are looked at
+_ASIDE = 0.3  # share of the places that a walker does not face on its way there
+_WAYS = np.array([_FORWARD, _STEP_LEFT, _BACKWARD, _STEP_RIGHT])  # of going, a quarter turn apart
 
 
 class MazePolicy(Policy):
@@ -56,7 +58,7 @@ class Walker(MazePolicy):
     explores = False
 
     def reset(self, mask: np.ndarray, rng: np.random.Generator) -> None:
-        fresh = np.full((len(mask), 2), [-1, 0])  # flat target cell, -1: none; steps since it was picked
+        fresh = np.full((len(mask), 3), [-1, 0, 0])  # flat target cell, -1: none; steps since it was picked; which way
         self._targets = fresh if mask.all() else np.where(mask[:, None], fresh, self._targets)
         self._begun = mask.copy() if mask.all() else self._begun | mask
 
@@ -72,7 +74,7 @@ class Walker(MazePolicy):
 
     def act(self, obs: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """As ``Policy.act``; ``see`` must have been told the info of these observations."""
-        draws = rng.random((len(obs), 2))
+        draws = rng.random((len(obs), 3))
         return _walk(self._pose, self._closed, self._objects, self._targets, self._visits, draws, self.explores)
 
 
@@ -154,11 +156,12 @@ def _pick(here, closed, objects, visits, far, draws, explores):
 
 
 @njit(cache=True)
-def _steer(x, y, heading, vx, vy, rate, to_x, to_y, closed):
-    """The action that brings a walker towards a point, or keeps it off a wall."""
+def _steer(x, y, heading, vx, vy, rate, to_x, to_y, closed, way):
+    """The action that brings a walker towards a point, going one of ``_WAYS``, or keeps it off a wall."""
     cos, sin = math.cos(heading), math.sin(heading)
     distance = math.sqrt((to_x - x) ** 2 + (to_y - y) ** 2)
-    error = math.atan2(to_y - y, to_x - x) - heading - 0.12 * rate
+    going = heading + 0.5 * math.pi * way
+    error = math.atan2(to_y - y, to_x - x) - going - 0.12 * rate
     error = (error + math.pi) % (2.0 * math.pi) - math.pi
     turn = _LEFT if error > 0.0 else _RIGHT
     speed = math.sqrt(vx * vx + vy * vy)
@@ -167,15 +170,15 @@ def _steer(x, y, heading, vx, vy, rate, to_x, to_y, closed):
         if abs(ahead) > abs(aside):
             return _BACKWARD if ahead > 0.0 else _FORWARD
         return _STEP_RIGHT if aside > 0.0 else _STEP_LEFT
-    if abs(error) > 0.6 or distance < 0.05:
+    if abs(error) > (0.6 if way == 0 else 0.2) or distance < 0.05:
         return turn
-    next_x, next_y = vx + _GAIN * cos, vy + _GAIN * sin
+    next_x, next_y = vx + _GAIN * math.cos(going), vy + _GAIN * math.sin(going)
     scale = min(1.0, _TOP / math.sqrt(next_x * next_x + next_y * next_y + 1e-9))
     slide = (_PUSH_S + _STOP_S) * scale
     if distance < 0.5 * speed or not _line_clear(x, y, x + slide * next_x, y + slide * next_y, _CLEAR, closed):
         return turn
-    if abs(error) < 0.12:
-        return _FORWARD
+    if way != 0 or abs(error) < 0.12:
+        return _WAYS[way]
     return _FORWARD_LEFT if error > 0.0 else _FORWARD_RIGHT
 
 
@@ -202,7 +205,8 @@ def _walk(pose, closed, objects, targets, visits, draws, explores):
         if target < 0:
             _distances(grid, here, far, queue)
             target = _pick(here, grid, objects[n], visits[n], far, draws[n], explores)
-            targets[n, 0], targets[n, 1] = target, 0
+            way = 1 + int(3 * draws[n, 2] / _ASIDE) if draws[n, 2] < _ASIDE else 0
+            targets[n, 0], targets[n, 1], targets[n, 2] = target, 0, way
         _distances(grid, target, far, queue)
         aim, cell = here, here
         for _ in range(_AHEAD):
@@ -216,6 +220,7 @@ def _walk(pose, closed, objects, targets, visits, draws, explores):
                 break
             aim = cell
         actions[n] = _steer(
-            x, y, pose[n, 2], pose[n, 3], pose[n, 4], pose[n, 5], aim % width + 0.5, aim // width + 0.5, grid
-        )
+            x, y, pose[n, 2], pose[n, 3], pose[n, 4], pose[n, 5], aim % width + 0.5, aim // width + 0.5, grid,
+            targets[n, 2],
+        )  # fmt: skip
     return actions

@@ -10,12 +10,17 @@ start:
   true-map    the same planner on the true map
 
   2d          image navigation with obstacles, test photographs; the model of gtm-sm-obstacles
-  3d          rooms in the first person, test mazes; the models of gtm-sm-walking
+  3d          a room in the first person, as in gtm-sm-walking and with its models; test mazes
+
+In 3d the agent feels its displacements, as it did while its model was trained: no transition knows the walls and
+pillars of a room that was never seen. The goal is a picture that it took while exploring, to be reached at half a metre
+and 30 degrees; under KEY/WAY/anywhere/3d it is that of any place and heading in the room, most of which it has never
+seen.
 
 `success/WAY/STAGE` is the share that arrives, `path_ratio/WAY/STAGE` the mean of steps over those of the shortest path
 among those that do; `coverage/WAY/STAGE` is the share of places that exploring (`random`: random actions) has visited.
 Without a WAY they are the agent's, `memory`. The model never sees the map or the place of a goal, only frames and its
-own actions.
+own actions, and in 3d feels its displacements.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from .gtm_training import chosen
 Stage = Literal["2d", "3d"]
 WORLDS = {
     "2d": ("reverie/ImageNavigationObstacles-v0", {"split": "test"}),
-    "3d": ("reverie/MazeNavigation-v0", {"split": "test", "size": 32}),
+    "3d": ("reverie/MazeNavigation-v0", {"split": "test", "size": 32, "kind": "room", "cells": 9}),
 }
 WAYS = ("memory", "greedy", "random", "true-map")
 SEEDS = {"test": 9_000, "validation": 8_000}
@@ -100,8 +105,7 @@ class Navigate(Experiment):
         per_seed = []
         for seed in self.args.seeds:
             found = self.navigate(self.load(self.run_of(stage, seed)), world, seed)
-            named = {f"{key}/{way}/{stage}": value for (key, way), value in found.items()}
-            per_seed.append(named | {f"{key}/{stage}": value for (key, way), value in found.items() if way == "memory"})
+            per_seed.append({f"{key}/{stage}": value for key, value in found.items()})
         self.store(stage, by_key(per_seed), time.monotonic() - started)
 
     def run_of(self, stage: str, seed: int) -> Path:
@@ -110,19 +114,16 @@ class Navigate(Experiment):
             return self.args.source / "main" / f"seed-{seed}"
         return chosen(self.args.walking / "main" / f"seed-{seed}")
 
-    def navigate(self, model: Any, world: Any, seed: int) -> dict[tuple[str, str], float]:
-        """(measure, way) -> its mean over the maps."""
-        from reverie.agents import Explore, GoalPlace, MemoryPlanner, MPCAgent
-
-        from .navigation_worlds import TruePlanner
+    def navigate(self, model: Any, world: Any, seed: int) -> dict[str, float]:
+        """Measures, means over the maps, without their stage."""
+        from reverie.agents import Explore, MemoryPlanner, MPCAgent
 
         args, count = self.args, self.args.maps
         first = SEEDS[self.split] + 100 * seed
         start = world.starts(count, first)
-        planner = MemoryPlanner(horizon=args.horizon)
-        explorer = MPCAgent(model, planner, Explore(), num_envs=count, seed=seed)
-        walks = {"memory": Stepping(explorer), "random": Repeated(world.map.spaces.action_dim, count, seed)}
-        found, ends = {}, {}
+        explorer = MPCAgent(model, MemoryPlanner(horizon=args.horizon), Explore(), num_envs=count, seed=seed)
+        walks = {"memory": Stepping(explorer, world), "random": Repeated(world.map.spaces.action_dim, count, seed)}
+        found, trails = {}, {}
         for way, act in walks.items():
             states, trail = start, [start]
             with ui.progress(f"seed {seed}: exploring, {way}", total=args.explore) as advance:
@@ -130,27 +131,43 @@ class Navigate(Experiment):
                     states = world.dynamics.transition(states, act(states, world.dynamics.observation(states)))
                     trail.append(states)
                     advance(1)
-            found["coverage", way] = coverage(world, np.stack(trail, 1))
-            ends[way] = states
-        states, shortest = world.choose_goals(ends["memory"], args.least, first)
-        budget = 2 * shortest
+            trails[way] = np.stack(trail, 1)
+            found[f"coverage/{way}"] = coverage(world, trails[way])
+        found["coverage"] = found["coverage/memory"]
+        memory, end = walks["memory"].memory, trails["memory"][:, -1]
+        goals = {"": world.choose_goals(end, args.least, first)}
+        if world.map.oriented:
+            goals = {"/anywhere": goals[""], "": world.choose_seen(trails["memory"], args.least, first)}
+        for kind, (states, shortest) in goals.items():
+            arrived = self.go(model, world, memory, states, shortest, seed)
+            for way, steps in arrived.items():
+                there = np.isfinite(steps)
+                ratio = float((steps[there] / shortest[there]).mean()) if there.any() else float("nan")
+                found |= {f"success/{way}{kind}": float(there.mean()), f"path_ratio/{way}{kind}": ratio}
+        return found | {name: found[f"{name}/memory"] for name in ("success", "path_ratio")}
+
+    def go(self, model: Any, world: Any, memory: Any, states: Any, shortest: Any, seed: int) -> dict[str, np.ndarray]:
+        """The steps that each way takes to the goals; infinite beyond twice the shortest path."""
+        from reverie.agents import GoalPlace, MemoryPlanner, MPCAgent
+
+        from .navigation_worlds import TruePlanner
+
         ways: dict[str, Any] = {}
         for way, along in (("memory", "graph"), ("greedy", "line")):
-            agent = MPCAgent(model, planner, GoalPlace(seen=args.seen, along=along), num_envs=count, seed=seed)
+            objective = GoalPlace(seen=self.args.seen, along=along)
+            agent = MPCAgent(
+                model, MemoryPlanner(horizon=self.args.horizon), objective, num_envs=len(states), seed=seed
+            )
             agent.set_goal(world.goal_frames(states))
-            ways[way] = Stepping(agent, walks["memory"].memory)
-        ways |= {"random": Repeated(world.map.spaces.action_dim, count, seed), "true-map": TruePlanner(world)}
+            ways[way] = Stepping(agent, world, memory)
+        ways["random"] = Repeated(world.map.spaces.action_dim, len(states), seed)
+        ways["true-map"] = TruePlanner(world)
+        arrived = {}
         with ui.progress(f"seed {seed}: going to goals", total=len(ways)) as advance:
             for way, act in ways.items():
-                steps, _ = world.run(act, states, budget)
-                there = np.isfinite(steps)
-                found["success", way] = float(there.mean())
-                if there.any():
-                    found["path_ratio", way] = float((steps[there] / shortest[there]).mean())
-                else:
-                    found["path_ratio", way] = float("nan")
+                arrived[way], _ = world.run(act, states, 2 * shortest)
                 advance(1)
-        return found
+        return arrived
 
     def report(self) -> None:
         stored = self.stored()
@@ -163,12 +180,12 @@ class Navigate(Experiment):
 class Stepping:
     """An agent that goes on from a memory, as a function of observations."""
 
-    def __init__(self, agent: Any, memory: Any = None) -> None:
-        self.agent, self.memory = agent, memory
+    def __init__(self, agent: Any, world: Any, memory: Any = None) -> None:
+        self.agent, self.world, self.memory = agent, world, memory
 
     def __call__(self, states: np.ndarray, obs: np.ndarray) -> np.ndarray:
         first = np.full(len(obs), self.memory is None)
-        actions, self.memory = self.agent.step(self.memory, obs, first)
+        actions, self.memory = self.agent.step(self.memory, obs, first, displacement=self.world.felt(states))
         return actions
 
 

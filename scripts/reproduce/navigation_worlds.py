@@ -119,6 +119,30 @@ class NavigationWorld:
             states = states.round()
         return states, self.shortest(states)
 
+    def choose_seen(self, trail: np.ndarray, least: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last states of trails (N, T, S), with goals at least `least` steps away that a trail has come by.
+
+        Returns:
+            States (N, S), and the steps of the shortest way (N,).
+        """
+        rng, states = np.random.default_rng(seed), trail[:, -1].copy()
+        graph = survey(self.map, self.map.state(states))
+        end = states[:, self.map.here[:2]] / graph.stride[:, None]
+        away = graph.steps_to(np.arange(len(states)), end)
+        for row in range(len(states)):
+            free = graph.row == row
+            been = trail[row, :-1][:, self.map.here[:2]] / graph.stride[row]
+            nearest = np.square(been[:, None] - graph.place[free]).sum(-1).argmin(-1)
+            far = np.flatnonzero(away[free][nearest] >= least)
+            if len(far) == 0:
+                raise ValueError(f"the trail of map {row} has been nowhere {least} steps away; lower --least")
+            states[row, self.map.goal] = trail[row, rng.choice(far), self.map.here]
+        return states, self.shortest(states)
+
+    def felt(self, states: np.ndarray) -> np.ndarray | None:
+        """What agents with a heading felt of their last displacement (N, 3)."""
+        return self.dynamics.details(states, None)["displacement"] if self.map.oriented else None
+
     def shortest(self, states: np.ndarray) -> np.ndarray:
         """Steps (N,) of the shortest way to the goal."""
         state = self.map.state(states)
