@@ -37,10 +37,15 @@ class Controller(Protocol):
 
 
 class AgentController:
-    """An `MPCAgent`; it is told the goal frame at the beginning, and after that only what it observes."""
+    """An `MPCAgent`; it is told the goal frame at the beginning, and after that only what it observes.
 
-    def __init__(self, agent: MPCAgent) -> None:
-        self.agent = agent
+    Args:
+        agent: plans.
+        feel: whether it feels its displacements, `info["displacement"]`, too.
+    """
+
+    def __init__(self, agent: MPCAgent, feel: bool = False) -> None:
+        self.agent, self.feel = agent, feel
 
     def begin(self, info: dict[str, Any]) -> None:
         """Reset the agent and give it its goal, where the environment shows one."""
@@ -50,7 +55,9 @@ class AgentController:
 
     def act(self, obs: np.ndarray, info: dict[str, Any]) -> np.ndarray:
         """The agent's actions for `obs`."""
-        return self.agent.act(obs)
+        if self.feel and "displacement" not in info:
+            raise ValueError("there is no displacement to feel in this environment's info; leave feel out")
+        return self.agent.act(obs, info["displacement"] if self.feel else None)
 
 
 class RandomController:
@@ -206,6 +213,7 @@ def closed_loop(
     record: int = 0,
     timed_steps: int = 12,
     seed: int = 0,
+    feel: bool = False,
     advance: Advance | None = None,
 ) -> ClosedLoop:
     """Compare an agent with random actions and with a planner that knows the true dynamics, on the same seeds.
@@ -219,13 +227,14 @@ def closed_loop(
         record: keep the frames of so many of the agent's episodes.
         timed_steps: steps of one single environment in which planning is timed (the first plan is not counted).
         seed: of the random actions and of the yardstick's draws.
+        feel: whether the agent feels its displacements.
         advance: called with 1 after every step of every run.
     """
     env, returns = make_env(len(seeds)), dict(baselines or {})
     try:
         agent = make_agent(len(seeds))
         check_spaces(agent.model.spaces, env.single_observation_space, env.single_action_space)
-        episodes = run_episodes(env, AgentController(agent), seeds, record=record, advance=advance)
+        episodes = run_episodes(env, AgentController(agent, feel), seeds, record=record, advance=advance)
         returns["agent"] = episodes.returns
         if "random" not in returns:
             random = RandomController(env.single_action_space, len(seeds), seed)
@@ -236,16 +245,16 @@ def closed_loop(
             returns["true-dynamics"] = run_episodes(env, planner, seeds, advance=advance).returns
     finally:
         env.close()
-    return ClosedLoop(returns, plan_milliseconds(make_env, make_agent, seeds[0], timed_steps), episodes)
+    return ClosedLoop(returns, plan_milliseconds(make_env, make_agent, seeds[0], timed_steps, feel), episodes)
 
 
 def plan_milliseconds(
-    make_env: Callable[[int], VectorEnv], make_agent: Callable[[int], MPCAgent], seed: int, steps: int
+    make_env: Callable[[int], VectorEnv], make_agent: Callable[[int], MPCAgent], seed: int, steps: int, feel: bool
 ) -> float:
     """Median time of a plan for one environment, over `steps` replanned steps after the first."""
     env, agent = make_env(1), make_agent(1)
     try:
-        run_episodes(env, AgentController(agent), [seed], max_steps=(steps + 1) * agent.replan_every)
+        run_episodes(env, AgentController(agent, feel), [seed], max_steps=(steps + 1) * agent.replan_every)
     finally:
         env.close()
     return 1000 * statistics.median(agent.plan_seconds[1:] or agent.plan_seconds)

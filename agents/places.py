@@ -158,6 +158,8 @@ def frontier(graph: PlaceGraph, spacing: float | None) -> tuple[PlaceGraph, np.n
     new &= ~graph.in_vain(row, spots, 0.5 * spacing)
     if oriented:
         new[led_through(row, graph.place[source], spots, graph.vain)[0]] = False
+        cell = np.column_stack([row, np.floor(spots / (0.25 * spacing)).astype(np.int64)])[new]
+        new = np.flatnonzero(new)[np.unique(cell, axis=0, return_index=True)[1]]  # one look will do for neighbours
     return graph.beyond(source[new], spots[new], spacing if oriented else 1.0), row[new], spots[new]
 
 

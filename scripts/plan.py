@@ -35,6 +35,8 @@ class Args:
     explore, or auto: place for memory, goal for lqg, else reward."""
     action_penalty: float = 0.0
     """Weight of the squared actions in the objective."""
+    feel: bool = False
+    """Tell the agent how it was displaced (in the mazes, for a model with a spatial memory and a heading)."""
     replan_every: int = 1
     """Steps between plans."""
     episodes: int = 20
@@ -68,7 +70,7 @@ def main(args: Args) -> None:
     result = planning.measure(
         f"{args.planner} in {world.env_id}", model, world, planner, objective,
         range(args.seed, args.seed + args.episodes), replan_every=args.replan_every, yardstick=yardstick,
-        record=min(args.episodes, 3) if args.video else 0,
+        record=min(args.episodes, 3) if args.video else 0, feel=args.feel,
     )  # fmt: skip
     title = f"{args.run} in {world.env_id}, {args.episodes} episodes"
     planning.show({args.planner: result}, title if same else f"{title}; true dynamics with cem")

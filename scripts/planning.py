@@ -147,6 +147,7 @@ def measure(
     yardstick: Planner | None = None,
     baselines: dict[str, np.ndarray] | None = None,
     record: int = 0,
+    feel: bool = False,
 ) -> ClosedLoop:
     """Run the agent, chance and the yardstick on `seeds` behind a progress bar."""
     from reverie.agents import MPCAgent
@@ -158,7 +159,7 @@ def measure(
     with ui.progress(label) as advance:
         return closed_loop(
             world.make, agent, seeds, yardstick=yardstick, baselines=baselines, record=record, seed=seeds[0],
-            advance=advance,
+            feel=feel, advance=advance,
         )  # fmt: skip
 
 

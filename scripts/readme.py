@@ -144,6 +144,20 @@ TABLES = {
         },
         {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
     ),
+    "gtm-navigate-3d": Table(
+        "gtm-sm-navigate",
+        "{column}/{row}/3d",
+        "3D, rooms",
+        {
+            "memory": "plans in memory",
+            "greedy": "straight at it",
+            "random": "random",
+            "true-map": "plans on the true map",
+            "memory/anywhere": "plans in memory, goal anywhere",
+            "true-map/anywhere": "plans on the true map, goal anywhere",
+        },
+        {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
+    ),
     "gtm-rotation": _frames("rotation", {"unseen": "the part never seen", "turn": "the turn after it"}),
     "gtm-walking": _frames("walking", {"first32": "first 32 steps", "last32": "last 32 of 150 steps"}),
     "gtm-rooms": _frames("rooms", {"first32": "first 32 steps", "last32": "last 32 of 300 steps"}),
@@ -156,6 +170,26 @@ TABLES = {
         )
         for name in ("walking", "rooms")
     },
+    "apdr-balls": Table(
+        "apdr-balls",
+        "{row}",
+        "up to 3 balls, 40 frames",
+        {
+            "count_accuracy": "frames with the right count",
+            "idf1": "IDF1",
+            "mota": "MOTA",
+            "id_switches_per_sequence": "identities switched, per sequence",
+            "restarts_ok": "share of starts with count .95, IDF1 .9",
+        },
+        beside=("air", "components"),
+    ),
+    "apdr-balls-ahead": Table(
+        "apdr-balls",
+        "position/{column}{row}",
+        "pixels off (of 32), frames ahead",
+        {"": "predicted", "/still": "where they were last seen"},
+        {"1": "1", "5": "5", "10": "10"},
+    ),
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",

@@ -178,10 +178,33 @@ def test_training_on_pieces_is_training_on_shorter_windows():
     cut = replace(cut, is_first=cut.is_first | torch.tensor([True, False]))
     config = model.config
     assert [config.piece_steps(p, 4) for p in (0.0, 0.3, 0.5, 1.0)] == [2, 2, 2, 4]
-    model.config = replace(config, anneal=(0.0, 0.0))
+    model.config = replace(config, anneal=(0.0, 0.0), settled=0.0)
     loss, pieces = model.loss(batch, progress=0.0, generator=seeded()), model.loss(cut, generator=seeded())
     torch.testing.assert_close(loss.elbo, pieces.elbo.flatten(1))
     torch.testing.assert_close(loss.total, pieces.total)
+
+
+def test_at_first_nobody_appears_later_and_nobody_vanishes():
+    model, batch = make_model(), make_batch(40, steps=4)
+    counts = {}
+    for settled in (False, True):
+        scene, numbers = None, []
+        for t in range(4):
+            start = model.initial_state((40, 1))
+            predicted = start if scene is None else model.predict(scene, batch.actions[:, None, t])
+            taken = model._take(
+                predicted, batch.frames[:, None, t], None, None, True, seeded(t), 0.0, empty=t == 0, settled=settled
+            )  # fmt: skip
+            scene = taken.scene
+            numbers.append(scene.ids[:, 0].tolist())
+            if settled and t > 0:
+                torch.testing.assert_close(taken.terms["presence"], torch.zeros(40, 1).double(), atol=1e-9, rtol=0)
+                torch.testing.assert_close(taken.log_q, torch.zeros(40, 1).double(), atol=1e-9, rtol=0)
+        counts[settled] = numbers
+    assert all(step == counts[True][0] for step in counts[True]) and len({tuple(row) for row in counts[True][0]}) > 1
+    assert not all(step == counts[False][0] for step in counts[False])
+    with pytest.raises(ValueError, match="settled must be a share"):
+        APDRConfig(settled=1.5)
 
 
 def test_schedules():

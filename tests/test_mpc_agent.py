@@ -273,6 +273,8 @@ def test_a_model_that_cannot_feel_refuses_displacements():
     agent.act(frames_of(0, 1, 2))
     with pytest.raises(ValueError, match="LGSSM feels no displacements"):
         agent.act(frames_of(1, 1, 2), displacement=np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="no displacement to feel"):
+        run_episodes(spring(1), AgentController(agent, feel=True), [0])
 
 
 # ---- the yardstick ----

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from reverie.world_models import AIRConfig, APDRConfig
+from reverie.world_models.training import TrainingConfig
 
 from .apdr_tracking import Args as TrackingArgs
 from .apdr_tracking import Tracking
@@ -24,10 +25,17 @@ class Args(TrackingArgs):
     """Folder for data, runs and measurements."""
     model: APDRConfig = field(
         default_factory=lambda: APDRConfig(
-            what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4
+            what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,
+            objective="elbo",
         )
-    )
+    )  # fmt: skip
     """The model."""
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
+    )
+    """How each is trained."""
+    air_epochs: int = 6
+    """Of the training of single frames."""
     air: AIRConfig = field(
         default_factory=lambda: AIRConfig(
             what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,

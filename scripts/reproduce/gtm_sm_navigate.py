@@ -60,7 +60,7 @@ class Args:
     least: float = 6.0
     """Steps to the goal, at least."""
     horizon: int = 4
-    """Steps of each plan."""
+    """Steps of each plan; two where an agent has a heading."""
     seen: float = 1.0
     """Distance of views up to which the goal counts as seen (`GoalPlace.seen`)."""
     source: Path = Path("runs/gtm-sm-obstacles")
@@ -116,12 +116,12 @@ class Navigate(Experiment):
 
     def navigate(self, model: Any, world: Any, seed: int) -> dict[str, float]:
         """Measures, means over the maps, without their stage."""
-        from reverie.agents import Explore, MemoryPlanner, MPCAgent
+        from reverie.agents import Explore
 
         args, count = self.args, self.args.maps
         first = SEEDS[self.split] + 100 * seed
         start = world.starts(count, first)
-        explorer = MPCAgent(model, MemoryPlanner(horizon=args.horizon), Explore(), num_envs=count, seed=seed)
+        explorer = self.agent(model, world, Explore(), count, seed)
         walks = {"memory": Stepping(explorer, world), "random": Repeated(world.map.spaces.action_dim, count, seed)}
         found, trails = {}, {}
         for way, act in walks.items():
@@ -146,18 +146,23 @@ class Navigate(Experiment):
                 found |= {f"success/{way}{kind}": float(there.mean()), f"path_ratio/{way}{kind}": ratio}
         return found | {name: found[f"{name}/memory"] for name in ("success", "path_ratio")}
 
+    def agent(self, model: Any, world: Any, objective: Any, count: int, seed: int) -> Any:
+        """One that replans at every step; with a heading, where actions are held for two, at every other one."""
+        from reverie.agents import MemoryPlanner, MPCAgent
+
+        horizon, every = (2, 2) if world.map.oriented else (self.args.horizon, 1)
+        return MPCAgent(model, MemoryPlanner(horizon), objective, num_envs=count, seed=seed, replan_every=every)
+
     def go(self, model: Any, world: Any, memory: Any, states: Any, shortest: Any, seed: int) -> dict[str, np.ndarray]:
         """The steps that each way takes to the goals; infinite beyond twice the shortest path."""
-        from reverie.agents import GoalPlace, MemoryPlanner, MPCAgent
+        from reverie.agents import GoalPlace
 
         from .navigation_worlds import TruePlanner
 
         ways: dict[str, Any] = {}
         for way, along in (("memory", "graph"), ("greedy", "line")):
             objective = GoalPlace(seen=self.args.seen, along=along)
-            agent = MPCAgent(
-                model, MemoryPlanner(horizon=self.args.horizon), objective, num_envs=len(states), seed=seed
-            )
+            agent = self.agent(model, world, objective, len(states), seed)
             agent.set_goal(world.goal_frames(states))
             ways[way] = Stepping(agent, world, memory)
         ways["random"] = Repeated(world.map.spaces.action_dim, len(states), seed)

@@ -18,7 +18,8 @@ recurrent state of the scene, of the sum of embeddings of its objects. This is A
 What is ours. The notes print the likelihood's frame among the prior's arguments (eq. 33), which would count it twice;
 the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself.
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
-Windows are cut into pieces that grow, and theta falls, in the course of training.
+Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
+piece begins, and stay.
 
 Missing frames: posteriors are the priors, so every object moves on, may vanish, and others may appear.
 
@@ -129,10 +130,12 @@ class APDR(WorldModel):
         log_theta: float,
         *,
         empty: bool = False,
+        settled: bool = False,
     ) -> Taken:
         """Propagate, discover, and close the step.
 
-        `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate.
+        `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate, `settled`
+        that nobody vanishes, and nobody appears but at an empty step.
         """
         batch_shape, config = predicted.batch_shape, self.config
         if frame is None:
@@ -146,7 +149,8 @@ class APDR(WorldModel):
 
         def noise() -> Noise:
             parts = (predicted.what, predicted.place)
-            return Noise(*(normal_like(p, generator) if sample else torch.zeros_like(p) for p in parts), asking)
+            drawn = (normal_like(p, generator) if sample else torch.zeros_like(p) for p in parts)
+            return Noise(*drawn, asking, settled and not empty)
 
         if empty:
             kept = self.propagation.nobody(predicted)
@@ -201,7 +205,8 @@ class APDR(WorldModel):
         pieces = batch.map(lambda leaf: leaf.unflatten(axis, (steps // length, length)))
         start = torch.arange(length, device=batch.is_first.device) == 0
         pieces = replace(pieces, is_first=pieces.is_first | start)
-        terms, log_q, scalars = self._run(pieces, self.config.log_ratio(progress), generator)
+        settled = progress < self.config.settled
+        terms, log_q, scalars = self._run(pieces, self.config.log_ratio(progress), settled, generator)
         log_weights = sum(terms.values())  # (*batch, n, L, K)
         bound = self._bound(log_weights, log_q)
         whole = {name: term.detach().mean(-1).flatten(-2) for name, term in terms.items()}
@@ -224,7 +229,7 @@ class APDR(WorldModel):
         return bound
 
     def _run(
-        self, batch: Batch, log_theta: float, generator: torch.Generator | None
+        self, batch: Batch, log_theta: float, settled: bool, generator: torch.Generator | None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Particles of windows (*batch, L): terms and log q (*batch, L, K), and what to log."""
         *lead, steps = batch.rewards.shape
@@ -249,7 +254,9 @@ class APDR(WorldModel):
                     predicted = fresh.where(at(batch.is_first, t).expand(shape), predicted)
             seen = None if all_seen else at(batch.observed, t).expand(shape)
             maps = glance.maps.unsqueeze(len(lead))
-            taken = self._take(predicted, at(batch.frames, t), maps, seen, True, generator, log_theta, empty=empty)
+            taken = self._take(
+                predicted, at(batch.frames, t), maps, seen, True, generator, log_theta, empty=empty, settled=settled
+            )  # fmt: skip
             terms, log_q, after = taken.terms, taken.log_q, taken.scene
             if not all_valid:
                 valid = at(batch.valid, t).expand(shape)

@@ -65,6 +65,9 @@ class APDRConfig:
     """Steps of the pieces that windows are cut into at the beginning of training."""
     grow: tuple[float, float] = (0.2, 0.6)
     """Between these shares of training the pieces grow into whole windows."""
+    settled: float = 0.2
+    """Up to this share of training every object appears in the first frame of its piece, and stays: places are found
+    anew in each frame long before they are followed, and an object that is not followed would be dropped for good."""
     presence: Literal["discrete", "concrete"] = "discrete"
     """Objects are there or not; or to a degree, by the binary Concrete relaxation, whose gradient is that of the path
     (for FIVO: training by the bound fivo-K)."""
@@ -101,6 +104,8 @@ class APDRConfig:
                 f"{name} needs smallest < first_window < largest, found {self.smallest}, {self.first_window} and "
                 f"{self.largest}"
             )
+        if not 0 <= self.settled <= 1:
+            raise ValueError(f"{name}.settled must be a share of training, found {self.settled}")
         if not self.margin >= 1:
             raise ValueError(f"{name}.margin must be at least 1, found {self.margin}")
         if self.presence == "discrete" and self.num_particles < 2:

@@ -137,6 +137,8 @@ class Discovery(nn.Module):
         batch_shape = scene.batch_shape
         kept = (propagated.presence >= 0.5).sum(-1)
         more, room = prior.one_more(scene, kept, log_theta)
+        if noise.settled:
+            room = torch.zeros_like(room)
         places, facts = self._places(propagated, maps)
         sides = torch.full_like(places, config.first_window)
         windows = torch.cat([sides, places], -1)

@@ -29,6 +29,7 @@ from .presence import Answer, ask
 from .scene import Scene
 from .steps import Drawn, Noise, known, positive, relative, step_cell
 
+_CERTAIN = 40.0  # log-odds
 EDGE = 1.5  # an object is expected no further outside than this, in units of half the frame's side
 
 
@@ -123,6 +124,8 @@ class Propagation(nn.Module):
             hidden = torch.where(here.unsqueeze(-1), following, hidden)
             stays, shift, std = self.head(hidden).split([1, 4, 4], -1)
             prior_stays, prior_std = scene.survival[..., i], scene.place_std[..., i, :]
+            if noise.settled:
+                stays, prior_stays = (torch.full_like(leaf, _CERTAIN) for leaf in (stays, prior_stays))
             mean = around[..., i, :] + relative(shift, sides[..., i, :])
             stays, mean, std = known(
                 seen, (prior_stays + stays.squeeze(-1), mean, positive(std, 0.05)),
