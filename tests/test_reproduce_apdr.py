@@ -6,12 +6,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
+from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
 from reverie.scripts.reproduce import apdr_measures as measures
 from reverie.scripts.reproduce.component_tracker import components, relinked, track_components
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
+from reverie.world_models.checkpoints import load
 from reverie.world_models.evaluation.following import follow, position_errors
 from reverie.world_models.evaluation.tracking import Tracks, tracking_metrics
 from reverie.world_models.state import event
@@ -36,12 +38,22 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
     assert len(metrics["idf1/air"]["values"]) == 1
-    assert {path.name for path in (args.out / "pictures").iterdir()} >= {"tracking.mp4", "sequence-0.png"}
+    assert {path.name for path in (args.out / "pictures").iterdir()} >= {"apdr-balls.gif", "sequence-0.png"}
     before = args.json.read_text()
     balls.main(replace(args, stages=("train",)))
     assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
     with pytest.raises(ValueError, match="already holds a run"):
         balls.main(replace(args, resume=False))
+
+
+def test_the_shipped_model_follows_balls(tmp_path):
+    data = collect(balls.Balls.env_id, tmp_path, episodes=12, seed=77, env_kwargs={**balls.Balls.world, "size": 32},
+                   max_steps=39, num_envs=12, progress=False)  # fmt: skip
+    truth = measures.TrueObjects(data.windows(40), 32)
+    found = follow(load("apdr-balls"), truth)
+    metrics = tracking_metrics(zip(truth.tracks(), found, strict=True), (32, 32), reach=4.0)
+    assert metrics["count_accuracy"] > 0.93 and metrics["idf1"] > 0.85
+    assert metrics["id_switches"] < 12
 
 
 def test_digits_are_measured_by_the_same_keys(tmp_path, monkeypatch):
@@ -72,6 +84,16 @@ def picture(*squares, size=32):
     for k, (x, y, half) in enumerate(squares):
         frame[y - half : y + half, x - half : x + half, k % 3] = 255
     return frame
+
+
+def test_films_are_of_those_who_are_hidden_and_come_back():
+    boxes, shows = np.zeros((6, 2, 4)), np.ones((6, 2))
+    ids = np.array([[0, 1]] * 6)
+    shows[:, 0] = [1, 0.2, 0.1, 0.5, 1, 0.1]  # two frames between, and one that it does not come back from
+    shows[:, 1] = [0.2, 0.2, 0.5, 0.8, 0.8, 0.8]  # never clear
+    assert measures.hidden_frames(Tracks(ids, boxes, shows)) == 2
+    assert measures.hidden_frames(Tracks(ids[:, ::-1], boxes, shows[:, ::-1])) == 2
+    assert measures.hidden_frames(Tracks(np.full((6, 2), -1), boxes, shows)) == 0
 
 
 def test_components_are_what_is_connected():

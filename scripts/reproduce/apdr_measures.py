@@ -53,6 +53,18 @@ def lives(ids: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
     return np.where(inside, ids + ids.shape[-1] * (entries - 1), -1)
 
 
+def hidden_frames(tracks: Tracks) -> int:
+    """How many frames objects are hidden for (less than .3 of them shows) between frames in which they are not (.9)."""
+    count = 0
+    for number in np.unique(tracks.ids[tracks.ids >= 0]):
+        shows = np.where(tracks.ids == number, tracks.visibility, -1.0).max(-1)
+        clear = np.flatnonzero(shows > 0.9)
+        if len(clear):
+            between = shows[clear[0] : clear[-1]]
+            count += int(((between >= 0) & (between < 0.3)).sum())
+    return count
+
+
 def outlined(frames: np.ndarray, tracks: Tracks, factor: int, least: float = 0.0) -> np.ndarray:
     """Frames (T, H, W, 1 or 3) uint8 enlarged, with a box around each object in the colour of its number.
 

@@ -167,22 +167,30 @@ class Tracking(Experiment):
         self.store("evaluate", metrics, seconds + time.monotonic() - started)
 
     def pictures(self) -> None:
-        """A film and a sheet of the first sequences: true boxes above, those of the first run below."""
+        """A film (docs/figures/NAME.gif) and sheets of sequences in which objects are hidden and come back.
+
+        True boxes are above, those of the first run below; a box has the colour of its object's number.
+        """
         from reverie.world_models.evaluation.following import follow
 
         from ..filming import write
 
         truth = self.truth()
-        shown = np.argsort([-len(set(tracks.ids[tracks.ids >= 0])) for tracks in truth.tracks()], kind="stable")[:4]
+        shown = np.argsort([-measures.hidden_frames(tracks) for tracks in truth.tracks()], kind="stable")[:4]
         part = _Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
         guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
         films = []
         for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
             pair = [measures.outlined(frames[k], tracks, 6, 0.1) for tracks in (truth.tracks()[row], guess)]
-            films.append(np.concatenate(pair, axis=1))
+            framed = [np.pad(half, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for half in pair]
+            films.append(np.concatenate(framed, axis=1))
             measures.contact_sheet(pair, self.args.out / "pictures" / f"sequence-{k}.png", every=3)
-        write(self.args.out / "pictures" / "tracking.mp4", np.concatenate(films, axis=2), fps=8)
+        # Where no result is written, no figure is.
+        aside = self.args.validate or self.args.json
+        folder = self.args.out / "pictures" if aside else Path("docs/figures")
+        write(folder / f"{self.name}.gif", np.concatenate(films, axis=2), fps=8)
+        ui.say(f"wrote {folder / self.name}.gif")
 
     def report(self) -> None:
         stored = self.stored()
