@@ -185,11 +185,11 @@ TABLES = {
     ),
     "apdr-balls-ahead": Table(
         "apdr-balls",
-        "position/{column}{row}",
+        "position/{row}",
         "pixels off (of 32), frames ahead",
-        {"": "predicted", "/still": "where they were last seen"},
         {"1": "1", "5": "5", "10": "10"},
-    ),
+        beside=("still",),
+    ),  # fmt: skip
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",
