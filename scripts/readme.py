@@ -189,7 +189,7 @@ TABLES = {
         "pixels off (of 32), frames ahead",
         {"1": "1", "5": "5", "10": "10"},
         beside=("still",),
-    ),  # fmt: skip
+    ),
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",
