@@ -74,8 +74,8 @@ def test_inertia_is_how_the_walker_of_the_mazes_moves(tmp_path):
         torch.manual_seed(0)
         transition = TRANSITIONS[name](3, 8, 0.1)
         optimizer = torch.optim.Adam(transition.parameters(), 2e-2)
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.985)
-        for _ in range(300):
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99)
+        for _ in range(450):
             rows = torch.randint(60, (20,))
             wishes = transition.wish(batch.actions[rows, :80])
             _, motion = walk(transition, wishes, torch.zeros_like(wishes))
