@@ -15,6 +15,8 @@ from torch import Tensor
 
 LEAST, SHARE = 0.25, 0.5  # what a learned transition is off by is less
 RADIUS, MARGIN = 1.0, 0.25  # a disc that is larger than a pillar, or nearer, would close the ways around it, too
+CORE = 0.5  # radius of what a path must not lead through: it follows places, each the mean of some nearby, which may
+# be within the edge of a disc that the agent has in truth only touched
 GRAIN = 0.5  # bumps in one cell of this size, and in the same of eight directions, are one
 
 

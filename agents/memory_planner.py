@@ -114,23 +114,23 @@ class MemoryPlanner:
         detour = torch.zeros(batch, dtype=torch.bool, device=here.device)
 
         def look(hold: int) -> tuple[Tensor, Tensor]:
-            """The first action (B) of the best pair, and how many steps it gets on."""
+            """The first action (B) of the best pair, and the steps that are left at its end; V is read four times."""
             pairs = torch.stack([actions[first]] * hold + [actions[second]] * hold, 1)  # (P², 2 hold, A)
             path = model.position(model.travel(state.expand(len(pairs)), pairs.expand(batch, -1, -1, -1)))
             stops = torch.arange(1, 5, device=path.device) * hold // 2 - 1 if hold > 1 else slice(None)
             left = to_go.along(model.position(state), path[..., stops, :])  # (B, P², stops)
             best = left.sum(-1).argmin(-1)
-            end = left[..., -1].gather(-1, best.unsqueeze(-1)).squeeze(-1)
-            return first[best], to_go(model.position(state).unsqueeze(1)).squeeze(1) - end
+            return first[best], left[..., -1].gather(-1, best.unsqueeze(-1)).squeeze(-1)
 
         while len(taken) < self.horizon:
-            chosen, gained = look(holds[0])
+            chosen, end = look(holds[0])
+            enough = to_go(model.position(state).unsqueeze(1)).squeeze(1) - _STUCK
             for hold in holds[1:]:
-                if not bool((gained < _STUCK).any()):
+                if not bool((end > enough).any()):
                     break
-                other, more = look(hold)
-                longer = (gained < _STUCK) & (more >= _STUCK)
-                chosen, gained = torch.where(longer, other, chosen), torch.maximum(gained, more)
+                other, far = look(hold)
+                longer = (end > enough) & (far <= enough)
+                chosen, end = torch.where(longer, other, chosen), torch.minimum(end, far)
                 if not taken:
                     detour |= longer
             action = actions[chosen]

@@ -6,8 +6,8 @@
         obs, reward, terminated, truncated, info = envs.step(agent.act(obs))
 
 It sees observations only, never `info`, and what it is told to have felt of its own motion (`displacement`). Everything
-it remembers is one `Memory` value, so it also works as a pure function of (observation, memory), which is how stable-
-baselines3's `predict` calls it.
+it remembers is one `Memory` value, so it also works as a pure function of (observation, memory), which is how
+stable-baselines3's `predict` calls it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from reverie.world_models.capabilities import Places, RemembersPlaces
 from reverie.world_models.state import State
 from torch import Tensor
 
-from .bumps import bumps_of, disc_of, led_through, through
+from .bumps import CORE, bumps_of, disc_of, led_through, through
 
 GRAIN = 0.5  # steps: entries in one cell of this size are one place
 TOLERANCE = 0.4  # steps: how far from a place a move may end to have led there
@@ -241,7 +241,7 @@ class ToGo:
         barred = self.barred[:, None, None]
         if self.bumps:
             left = self(path, self._visible(start[..., :2] / self.stride[:, None]))
-            hit = through(before, after, disc_of(barred[..., :2], barred[..., 2:]), 0.5).any(-1)
+            hit = through(before, after, disc_of(barred[..., :2], barred[..., 2:]), CORE).any(-1)
         else:
             left = self(path)
             apart = [(end - barred[..., 2 * i : 2 * i + 2]).norm(dim=-1) for i, end in enumerate((before, after))]
@@ -251,7 +251,7 @@ class ToGo:
     def _visible(self, start: Tensor) -> Tensor:
         """Which places (B, M) nothing that was bumped into hides from `start` (B, 2), in steps; all, if none is."""
         discs = disc_of(*self.barred[:, None].split(2, -1))
-        visible = ~through(start[:, None, None], self.place.unsqueeze(-2), discs, 0.5).any(-1)
+        visible = ~through(start[:, None, None], self.place.unsqueeze(-2), discs, CORE).any(-1)
         way = (visible & self.value.isfinite()).any(-1, keepdim=True)
         return visible | ~way
 

@@ -203,6 +203,9 @@ def test_at_first_nobody_appears_later_and_nobody_vanishes():
         counts[settled] = numbers
     assert all(step == counts[True][0] for step in counts[True]) and len({tuple(row) for row in counts[True][0]}) > 1
     assert not all(step == counts[False][0] for step in counts[False])
+    start = model.initial_state((40, 1))  # a scene that begins in the middle of a piece, beside others that go on
+    taken = model._take(start, batch.frames[:, None, 0], None, None, True, seeded(0), 0.0, settled=True)
+    assert bool(taken.scene.present.any())
     with pytest.raises(ValueError, match="settled must be a share"):
         APDRConfig(settled=1.5)
 

@@ -176,13 +176,14 @@ class Tracking(Experiment):
         from ..filming import write
 
         truth = self.truth()
-        shown = np.argsort([-measures.hidden_frames(tracks) for tracks in truth.tracks()], kind="stable")[:4]
+        true = truth.tracks()
+        shown = np.argsort([-measures.hidden_frames(tracks) for tracks in true], kind="stable")[:4]
         part = _Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
         guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
         films = []
         for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
-            pair = [measures.outlined(frames[k], tracks, 6, 0.1) for tracks in (truth.tracks()[row], guess)]
+            pair = [measures.outlined(frames[k], tracks, 6, 0.1) for tracks in (true[row], guess)]
             framed = [np.pad(half, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for half in pair]
             films.append(np.concatenate(framed, axis=1))
             measures.contact_sheet(pair, self.args.out / "pictures" / f"sequence-{k}.png", every=3)

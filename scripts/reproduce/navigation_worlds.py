@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from reverie.agents import GoalPlace, MemoryPlanner
-from reverie.agents.place_graph import survey
+from reverie.agents.place_graph import PlaceGraph, survey
 from reverie.agents.true_dynamics import TrueDynamics, TrueState
 from reverie.world_models.capabilities import Location, Places
 from torch import Tensor
@@ -106,10 +106,8 @@ class NavigationWorld:
 
     def choose_goals(self, states: np.ndarray, least: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """States with a new goal at least `least` steps away, and the steps of the shortest way (N,)."""
-        rng, state = np.random.default_rng(seed), self.map.state(states)
-        graph, states = survey(self.map, state), states.copy()
-        scale = graph.stride[:, None]
-        away = graph.steps_to(np.arange(len(states)), self.map.position(state)[:, :2].numpy() / scale)
+        rng, states = np.random.default_rng(seed), states.copy()
+        graph, away = self._away(states)
         for row in range(len(states)):
             far = np.flatnonzero((graph.row == row) & (away >= least - 1e-3))
             if len(far) == 0:
@@ -126,9 +124,7 @@ class NavigationWorld:
             States (N, S), and the steps of the shortest way (N,).
         """
         rng, states = np.random.default_rng(seed), trail[:, -1].copy()
-        graph = survey(self.map, self.map.state(states))
-        end = states[:, self.map.here[:2]] / graph.stride[:, None]
-        away = graph.steps_to(np.arange(len(states)), end)
+        graph, away = self._away(states)
         for row in range(len(states)):
             free = graph.row == row
             been = trail[row, :-1][:, self.map.here[:2]] / graph.stride[row]
@@ -138,6 +134,11 @@ class NavigationWorld:
                 raise ValueError(f"the trail of map {row} has been nowhere {least} steps away; lower --least")
             states[row, self.map.goal] = trail[row, rng.choice(far), self.map.here]
         return states, self.shortest(states)
+
+    def _away(self, states: np.ndarray) -> tuple[PlaceGraph, np.ndarray]:
+        """The graph of all places, and the steps (K,) of each from where the agents are."""
+        graph = survey(self.map, self.map.state(states))
+        return graph, graph.steps_to(np.arange(len(states)), states[:, self.map.here[:2]] / graph.stride[:, None])
 
     def felt(self, states: np.ndarray) -> np.ndarray | None:
         """What agents with a heading felt of their last displacement (N, 3)."""

@@ -135,7 +135,7 @@ class APDR(WorldModel):
         """Propagate, discover, and close the step.
 
         `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate, `settled`
-        that nobody vanishes, and nobody appears but at an empty step.
+        that nobody vanishes, and nobody appears after the first step of a scene.
         """
         batch_shape, config = predicted.batch_shape, self.config
         if frame is None:
@@ -150,7 +150,7 @@ class APDR(WorldModel):
         def noise() -> Noise:
             parts = (predicted.what, predicted.place)
             drawn = (normal_like(p, generator) if sample else torch.zeros_like(p) for p in parts)
-            return Noise(*drawn, asking, settled and not empty)
+            return Noise(*drawn, asking, settled)
 
         if empty:
             kept = self.propagation.nobody(predicted)

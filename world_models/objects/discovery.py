@@ -138,7 +138,7 @@ class Discovery(nn.Module):
         kept = (propagated.presence >= 0.5).sum(-1)
         more, room = prior.one_more(scene, kept, log_theta)
         if noise.settled:
-            room = torch.zeros_like(room)
+            room = room & (scene.steps == 0).unsqueeze(-1)
         places, facts = self._places(propagated, maps)
         sides = torch.full_like(places, config.first_window)
         windows = torch.cat([sides, places], -1)

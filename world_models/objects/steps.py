@@ -31,7 +31,7 @@ class Noise(NamedTuple):
     what: Tensor
     where: Tensor
     asking: dict[str, Any]
-    settled: bool = False  # nobody appears, and nobody vanishes
+    settled: bool = False  # nobody appears after the first step of a scene, and nobody vanishes
 
 
 def step_cell(cell: nn.GRUCell, inputs: Tensor, hidden: Tensor) -> Tensor:
