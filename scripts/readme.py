@@ -321,7 +321,7 @@ def _natural(text: str) -> list[tuple[int, float, str]]:
 def _line_label(table: Table, label: str, source: str, num_sources: int) -> str:
     if num_sources == 1 or (table.apart and source == "reverie"):
         return label
-    return source if table.apart else f"{label}, {source}"
+    return table.rows.get(source, source) if table.apart else f"{label}, {source}"
 
 
 def _cell(table: Table, values: Mapping[str, Any], **parts: str) -> str:
