@@ -15,7 +15,8 @@ from .dmm import DMM, DMMConfig
 from .dvbf import DVBF, DVBFConfig
 from .gru import GRU, GRUConfig
 from .gtm_sm import GTMSM, GTMSMConfig
-from .kvae import KVAE, KVAEConfig
+from .kvae import KVAE
+from .kvae_config import KVAEConfig
 from .lgssm import LGSSM, LGSSMConfig
 from .objects.air import AIR, AIRConfig
 from .objects.apdr import APDR
