@@ -169,6 +169,27 @@ def test_the_elbo_is_its_parts():
     torch.testing.assert_close(loss.total, -(0.3 * log_x + evidence - log_q).mean() - heads)
 
 
+def test_the_weight_of_the_pixels_rises_to_that_of_the_bound():
+    config = KVAEConfig(reconstruction_weight=0.1, rise=(0.5, 0.9))
+    found = [config.weight_at(progress) for progress in (0.0, 0.5, 0.7, 0.9, 1.0)]
+    assert found == pytest.approx([0.1, 0.1, 0.1**0.5, 1.0, 1.0])
+    frames, actions = sequences()
+    yes = torch.ones(frames.shape[:2], dtype=torch.bool)
+    first = torch.arange(frames.shape[1]).expand(yes.shape) == 0
+    batch = Batch(frames, actions, torch.zeros(yes.shape).double(), ~yes, first, yes, yes)
+    model = make(reconstruction_weight=0.1, rise=(0.5, 0.9))
+    early, late = (model.loss(batch, progress=p, generator=torch.Generator().manual_seed(0)) for p in (0.2, 1.0))
+    assert torch.equal(early.elbo, late.elbo)  # reported with weight 1 throughout
+    pixels = late.terms["reconstruction"].sum() / yes.sum()
+    torch.testing.assert_close(early.total - late.total, 0.9 * pixels)
+
+
+@pytest.mark.parametrize("rise", [(0.5, 0.5), (-0.1, 0.5), (0.5, 1.1), (0.9, 0.5)])
+def test_a_rise_that_does_not_fit_training_is_refused(rise):
+    with pytest.raises(ValueError, match="rise"):
+        KVAEConfig(rise=rise)
+
+
 def test_padding_changes_nothing():
     """The shortcut for windows that end early equals their loss without the padding, whatever the padding holds."""
     model = make(num_mixtures=1)  # without noise in alpha the only draws are those of the codes

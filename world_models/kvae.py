@@ -23,6 +23,7 @@ Deviations from the paper and its public code:
 - `emission="shared"` (an option) has one C = [I 0] for all linear systems. Mixed, each system may keep z in coordinates
   of its own, which serves a bouncing ball (a bounce is a change of coordinates) but hides from a linear probe what z
   knows of a pendulum's velocity.
+- `rise` (an option) lets the weight of log p(x | a), .3 in the paper, grow to 1 in the course of training.
 - Gaussian frames have one learned global variance, at least half a grey level squared; the public code fixes .1 or
   learns one per pixel.
 - with missing frames, the objective feeds imputed codes to alpha without conditioning z on them (the thesis'
@@ -306,7 +307,7 @@ class KVAE(WorldModel):
             "evidence": torch.where(observed, trace.filtered.log_evidence, 0.0),
             "entropy": torch.where(observed, entropy, 0.0),
         }
-        objective = sum(terms.values()) + (self.config.reconstruction_weight - 1) * terms["reconstruction"]
+        objective = sum(terms.values()) + (self.config.weight_at(progress) - 1) * terms["reconstruction"]
         elbo = sum(terms.values())
         if not padded:
             elbo = elbo - terms["evidence"] + self._simulated_evidence(a, batch, generator)

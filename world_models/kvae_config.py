@@ -52,6 +52,9 @@ class KVAEConfig:
     everywhere."""
     reconstruction_weight: float = 0.3
     """Weight of log p(x | a) in training; the ELBO that is reported has weight 1."""
+    rise: tuple[float, float] | None = None
+    """Shares of training between which that weight rises to 1, so that the dynamics shape the code first and the bound
+    itself is what is trained in the end; None: it stays as it is."""
     warmup: float = 0.125
     """Share of training during which alpha is frozen."""
     head_units: int = 64
@@ -66,6 +69,10 @@ class KVAEConfig:
                 raise ValueError(f"KVAEConfig.{name} must be positive, found {getattr(self, name)}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"KVAEConfig.warmup must be in [0, 1), found {self.warmup}")
+        if self.rise is not None and not 0 <= self.rise[0] < self.rise[1] <= 1:
+            raise ValueError(f"KVAEConfig.rise must be two growing numbers in [0, 1], found {self.rise}")
+        if not self.reconstruction_weight > 0:
+            raise ValueError(f"KVAEConfig.reconstruction_weight must be positive, found {self.reconstruction_weight}")
         if self.emission == "shared" and self.z_dim < self.a_dim:
             raise ValueError(
                 f"KVAEConfig.emission 'shared' makes the code a part of z, so z_dim must be at least a_dim "
@@ -74,6 +81,14 @@ class KVAEConfig:
         for name, options in _OPTIONS.items():
             if getattr(self, name) not in options:
                 raise ValueError(f"KVAEConfig.{name} must be one of {options}, found {getattr(self, name)!r}")
+
+    def weight_at(self, progress: float) -> float:
+        """Of log p(x | a), when this share of training is over."""
+        if self.rise is None:
+            return self.reconstruction_weight
+        begin, end = self.rise
+        risen = min(max((progress - begin) / (end - begin), 0.0), 1.0)
+        return self.reconstruction_weight ** (1 - risen)
 
 
 _OPTIONS = {

@@ -9,7 +9,8 @@ Deviations from the KVAE paper: pixels are Bernoulli in training (grey levels as
 of Gaussian ones with a learned variance outweighs the dynamics, which then do not shape the code. `elbo-gaussian` is
 the bound of the trained model with Gaussian pixels about the same means and one variance fitted on training frames.
 One C = [I 0] is shared by K = 6 linear systems instead of two with a C of their own, so that z means the same
-everywhere. Pixels weigh .1 in training instead of .3, which leaves the dynamics more say in the shape of the code.
+everywhere. Pixels weigh .1 in the first half of training instead of .3, which leaves the dynamics more say in the shape
+of the code, and then ever more until the bound itself is trained.
 Stages go on where they were stopped:
 
   data        collect
@@ -42,7 +43,13 @@ SEEDS = {"train": 1234, "validation": 4321, "test": 5678, "validation-long": 432
 TARGETS = {"sin_angle": "sin", "cos_angle": "cos", "angular_velocity": "velocity"}
 STATE_NAMES = ("angle", "angular_velocity")
 PENDULUM = KVAEConfig(
-    z_dim=3, num_mixtures=6, emission="shared", channels=(16, 32), reconstruction_weight=0.1, warmup=0.1
+    z_dim=3,
+    num_mixtures=6,
+    emission="shared",
+    channels=(16, 32),
+    reconstruction_weight=0.1,
+    rise=(0.5, 0.9),
+    warmup=0.1,
 )
 Stage = Literal["data", "train", "evaluate"]
 Network = Literal["kvae-cnn", "kvae-mlp"]
