@@ -4,6 +4,7 @@ import difflib
 import importlib
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,12 +23,16 @@ class Verb(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One experiment or benchmark: where it lives, what it measures, what it costs and the result file it fills."""
+    """One experiment or benchmark: where it lives, what it measures, what it costs and the result file it fills.
+
+    `on_gpu` are the options of the full configuration, where the default is what two cores can carry.
+    """
 
     module: str
     summary: str
     cost: str
     result: str
+    on_gpu: tuple[str, ...] = ()
 
 
 def unknown(what: str, found: str, names: Iterable[str]) -> str:
@@ -68,7 +73,9 @@ def run_group(verb: str, what: str, entries: Mapping[str, Entry], argv: Sequence
 class Missing:
     """Run everything that has no result on this kind of device yet, in the order of the list.
 
-    A killed or interrupted experiment goes on where it was when the same line is given again.
+    A killed or interrupted experiment goes on where it was when the same line is given again. One that fails (it needs
+    data that are not here, say) is named at the end, and keeps none of the others from running. On a GPU each has its
+    full configuration.
     """
 
     device: str = "cpu"
@@ -78,7 +85,7 @@ class Missing:
 
 
 def _run_missing(verb: str, entries: Mapping[str, Entry], options: Missing) -> int:
-    started, ran = time.monotonic(), 0
+    started, ran, failed = time.monotonic(), 0, []
     for name, entry in entries.items():
         known = {field.name for field in fields(importlib.import_module(entry.module).Args)}
         usable = options.device == "cpu" or {"device", "json"} <= known
@@ -86,18 +93,25 @@ def _run_missing(verb: str, entries: Mapping[str, Entry], options: Missing) -> i
             continue
         line = []
         if options.device != "cpu":
-            line += ["--device", options.device, "--json", str(device_result(entry, options.device))]
+            line += ["--device", options.device, "--json", str(device_result(entry, options.device)), *entry.on_gpu]
         if options.budget is not None:
             left = options.budget - (time.monotonic() - started) / 60
             if left <= 0:
                 ui.say(f"the {options.budget:g} minutes are used up; next would be {name}")
-                return 0
+                return int(bool(failed))
             line += ["--budget", f"{left:.2f}"] if "budget" in known else []
         ui.say(" ".join([f"reverie {verb} {name}", *line, f"({entry.cost})"]))
-        status = run_module(entry.module, f"reverie {verb} {name}", line)
-        if status:
-            return status
+        try:
+            status = run_module(entry.module, f"reverie {verb} {name}", line)
+        except Exception as error:  # whatever it is, the others need not wait for somebody to look at it
+            traceback.print_exc()
+            ui.say(f"{name} failed: {error}")
+            status = 2
+        failed += [name] * bool(status)
         ran += 1
+    if failed:
+        ui.say(f"without a result: {', '.join(failed)}")
+        return 1
     if not ran:
         ui.say(f"nothing is missing: every entry has its result on {options.device}")
     return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tyro
 from reverie.scripts import cli, dispatch, ui
 from reverie.scripts.bench import BENCHES
 from reverie.scripts.cli import VERBS, main
@@ -206,8 +207,39 @@ def test_missing_runs_what_has_no_result(verb, tmp_path, monkeypatch, capsys):
     assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 0
     assert len(ran) == 1
     assert "reverie bench two" in capsys.readouterr().err
-    verb.main = lambda args: 3
-    assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 3
+
+
+def test_what_cannot_run_keeps_none_of_the_others_from_running(verb, tmp_path, monkeypatch, capsys):
+    entries = {name: dispatch.Entry(verb.__name__, "a stand-in", "1 s", name) for name in ("one", "two", "three")}
+    monkeypatch.setattr(dispatch, "result_path", lambda name: tmp_path / f"{name}.json")
+    ran = []
+
+    def run(args):
+        ran.append(args)
+        if len(ran) == 1:
+            raise FileNotFoundError("no data here")
+        return 3 if len(ran) == 2 else 0
+
+    verb.main = run
+    assert dispatch.run_group("bench", "benchmark", entries, ["--missing"]) == 1
+    assert len(ran) == 3
+    shown = capsys.readouterr().err
+    assert "one failed: no data here" in shown and "without a result: one, two" in shown
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_gpu_gets_options_that_exist(name):
+    entry = EXPERIMENTS[name]
+    tyro.cli(importlib.import_module(entry.module).Args, args=list(entry.on_gpu))
+
+
+def test_a_gpu_runs_the_full_configuration(verb, tmp_path, monkeypatch):
+    entry = dispatch.Entry(verb.__name__, "a stand-in", "1 s", "one", on_gpu=("--budget", "7"))
+    monkeypatch.setattr(dispatch, "result_path", lambda name: tmp_path / f"{name}.json")
+    ran, verb.Args = [], OnGPU
+    verb.main = lambda args: ran.append(args)
+    assert dispatch.run_group("bench", "benchmark", {"one": entry}, ["--missing", "--device", "cuda"]) == 0
+    assert ran == [OnGPU("cuda", 7.0, tmp_path / "cuda" / "one.json")]
 
 
 def test_torch_is_asked_for_huge_pages_unless_the_user_says_otherwise(verb, monkeypatch):

@@ -68,7 +68,7 @@ EXPERIMENTS = {
     "discrete-gradients": Entry(
         "reverie.scripts.reproduce.discrete_gradients",
         "estimators for discrete variables: bias, variance, cost, final loss",
-        "20 min",
+        "2 h",
         "discrete-gradients",
     ),
     "polyphonic-music": Entry(
@@ -76,12 +76,21 @@ EXPERIMENTS = {
         "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
         "3 h",
         "polyphonic-music",
+        on_gpu=(
+            *("--sets", "JSB", "Nottingham", "MuseData", "Piano-midi", "--d-dim", "300", "--z-dim", "100"),
+            *("--units", "500", "--training.epochs", "50", "--training.learning-rate", "1e-3"),
+            *("--training.decay-after", "20", "--training.kl-warmup", "0.4"),
+        ),
     ),
     "moving-agents": Entry(
         "reverie.scripts.reproduce.moving_agents",
         "VRNN with IWAE, AESMC and alternating bounds on a half hidden walk",
         "2 h",
         "moving-agents",
+        on_gpu=(
+            *("--particles", "10", "20", "40", "--train-sequences", "4000", "--test-sequences", "1000"),
+            *("--training.epochs", "80", "--model.channels", "32", "64", "128"),
+        ),
     ),
     "speech": Entry(
         "reverie.scripts.reproduce.speech",
@@ -119,29 +128,33 @@ EXPERIMENTS = {
         "30 min",
         "gtm-sm-obstacles",
     ),
-    "gtm-sm-navigate": Entry(
-        "reverie.scripts.reproduce.gtm_sm_navigate",
-        "explore a new map, then go where a picture was taken: success and path lengths",
-        "30 min",
-        "gtm-sm-navigate",
-    ),
     "gtm-sm-rotation": Entry(
         "reverie.scripts.reproduce.gtm_sm_rotation",
         "turning in a room: the part of the turn that was never seen, beside copies",
         "1 h",
         "gtm-sm-rotation",
+        on_gpu=("--preset", "full"),
     ),
     "gtm-sm-walking": Entry(
         "reverie.scripts.reproduce.gtm_sm_walking",
         "walking in a room: pose and frames over 150 predicted steps",
         "2 h",
         "gtm-sm-walking",
+        on_gpu=("--preset", "full"),
     ),
     "gtm-sm-rooms": Entry(
         "reverie.scripts.reproduce.gtm_sm_rooms",
         "the same model through several rooms, over 300 predicted steps",
         "20 min",
         "gtm-sm-rooms",
+        on_gpu=("--preset", "full"),
+    ),
+    "gtm-sm-navigate": Entry(
+        "reverie.scripts.reproduce.gtm_sm_navigate",
+        "explore a new map, then go where a picture was taken: success and path lengths",
+        "30 min",
+        "gtm-sm-navigate",
+        on_gpu=("--stages", "2d", "3d", "--walking", "runs/gtm-sm-walking-full"),
     ),
     "apdr-balls": Entry(
         "reverie.scripts.reproduce.apdr_balls",
