@@ -14,6 +14,8 @@ from reverie.world_models import MODELS
 def small(monkeypatch):
     works = {"frames": Workload(2, 20, (1, 16, 16), 0.1), "notes": Workload(2, 3, (models.NOTES,), 0.1)}
     monkeypatch.setattr(models, "WORKLOADS", works)
+    monkeypatch.setattr(models, "OBJECTS", {"slots": (2,), "particles": (3,)})
+    monkeypatch.setattr(models, "alone", lambda function, *arguments: function(*arguments))
 
 
 def test_every_registered_model_has_a_workload(small, tmp_path, capsys):
@@ -22,6 +24,9 @@ def test_every_registered_model_has_a_workload(small, tmp_path, capsys):
     options = ["--seconds", "0", "--no-peer", "--json", str(path), "--particles"]
     assert main(["bench", "train", "--model", *names, *options]) == 0
     metrics = json.loads(path.read_text())["metrics"]
+    assert {
+        f"{measure}/apdr/{size}" for measure in ("seconds", "peak_mib") for size in ("slots-2", "particles-3")
+    } <= set(metrics)
     timed = {key.split("/", 1)[1] for key in metrics if key.startswith("seconds_per_update/")}
     assert timed == {f"frames/{name}" for name in names if name != "lgssm"} | {"notes/lgssm", "notes/dmm"}
     for key in timed:
@@ -43,6 +48,15 @@ def test_particles_cost_time_and_memory(monkeypatch):
     monkeypatch.setattr(models, "PARTICLE_SHAPE", (1, 4))
     found = models.particle_cost("fivo", 5, 0.0, "cpu")
     assert found["seconds/fivo/5"] > 0 and found["peak_mib/fivo/5"] >= 0
+
+
+def test_objects_cost_time_and_memory_and_leave_the_result_of_all_models_alone(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("reverie.scripts.bench.train.result_path", lambda name: tmp_path / f"{name}.json")
+    assert main(["bench", "train", "--model", "apdr", "--seconds", "0", "--particles"]) == 0
+    (path,) = tmp_path.iterdir()
+    metrics = json.loads(path.read_text())["metrics"]
+    assert path.name == "bench-models-apdr.json"
+    assert metrics["seconds/apdr/slots-2"]["mean"] > 0 and metrics["peak_mib/apdr/particles-3"]["mean"] >= 0
 
 
 def test_a_missing_peer_says_how_to_get_it(tmp_path):

@@ -7,6 +7,8 @@
     ratio/pyro/dmm                     Pyro's seconds over ours
     seconds/BOUND/K, peak_mib/BOUND/K  the bound with K particles and its gradient, for a DMM of default size on 4
                                        sequences of 50 such vectors; memory above that of one particle's process
+    {seconds,peak_mib}/apdr/slots-N    a gradient step of APDR on the frames with room for N objects, and with K
+    .../apdr/particles-K               particles; memory above that of one object and two particles
 
 Every model has its default settings but for those that the workload forces. The best repetition counts, for everyone
 alike. Memory is measured in a process of its own for every number of particles, as only the largest use can be seen.
@@ -30,6 +32,7 @@ SIZES = {"z_dim": 100, "emission": 100, "transition": 200, "rnn": 600}  # of Pyr
 LEARNING_RATE = 3e-4
 PARTICLE_SHAPE = (4, 50)  # sequences x steps
 BOUNDS = ("iwae", "fivo")
+OBJECTS = {"slots": (1, 3, 5, 10), "particles": (2, 5, 10, 20)}  # of APDR, one at a time
 PEER_SCRIPT = Path(__file__).with_name("models_peers.py")
 
 
@@ -92,6 +95,12 @@ def measure(
         metrics |= record("notes", "pyro-dmm", pyro_seconds(peer_python(python), seconds))
         key = "seconds_per_update/notes"
         metrics["ratio/pyro/dmm"] = metrics[f"{key}/pyro-dmm"] / metrics[f"{key}/dmm"]
+    if "apdr" in names:
+        with ui.progress("slots and particles of APDR", sum(map(len, OBJECTS.values()))) as advance:
+            for kind, counts in OBJECTS.items():
+                for count in counts:
+                    metrics |= alone(object_cost, kind, count, seconds, device)
+                    advance(**{kind: count})
     with ui.progress("particles", len(particles) * len(BOUNDS)) as advance:
         for kind in BOUNDS:
             for count in particles:
@@ -120,14 +129,14 @@ def batch_of(sequences: int, steps: int, frame_shape: tuple[int, ...], density: 
     return Batch(frames, actions, torch.zeros(shape), ~yes, first, yes, yes).to(device)
 
 
-def update(workload: str, name: str, device: str) -> Callable[[], None]:
-    """One gradient step of a new model on the workload."""
+def update(workload: str, name: str, device: str, **settings: Any) -> Callable[[], None]:
+    """One gradient step of a new model on the workload; `settings` of the model differ from its default."""
     import torch
     from reverie.world_models import MODELS, Spaces
 
     torch.manual_seed(0)
     batch = batch_of(*WORKLOADS[workload], device)
-    config = replace(MODELS[name].Config(), **FORCED.get((workload, name), {}))
+    config = replace(MODELS[name].Config(), **(FORCED.get((workload, name), {}) | settings))
     model = MODELS[name](config, Spaces(WORKLOADS[workload].frame_shape, 1)).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
     generator = torch.Generator(device).manual_seed(0)
@@ -193,6 +202,16 @@ def particle_cost(kind: str, count: int, seconds: float, device: str) -> dict[st
     return {f"seconds/{kind}/{count}": duration, f"peak_mib/{kind}/{count}": used}
 
 
+def object_cost(kind: str, count: int, seconds: float, device: str) -> dict[str, float]:
+    """Seconds and memory of APDR's gradient step with so many slots or particles, the other as by default."""
+    from .train import peak_mib
+
+    update("frames", "apdr", device, num_slots=1, num_particles=2)()
+    before = peak_mib(device)
+    duration = best_time(update("frames", "apdr", device, **{f"num_{kind}": count}), seconds)
+    return {f"seconds/apdr/{kind}-{count}": duration, f"peak_mib/apdr/{kind}-{count}": peak_mib(device) - before}
+
+
 def show(metrics: dict[str, float]) -> None:
     """Tables: gradient steps, and particles."""
     keys = sorted(key.removeprefix("seconds_per_update/") for key in metrics if key.startswith("seconds_per_update/"))
@@ -201,4 +220,4 @@ def show(metrics: dict[str, float]) -> None:
     keys = [key.removeprefix("seconds/") for key in metrics if key.startswith("seconds/")]
     rows = [(key, metrics[f"seconds/{key}"], metrics[f"peak_mib/{key}"]) for key in keys]
     if rows:
-        ui.table(("bound/particles", "seconds with gradient", "MiB"), rows)
+        ui.table(("bound/particles, apdr/size", "seconds with gradient", "MiB"), rows)

@@ -45,7 +45,8 @@ class Args:
     skip_curve: bool = False
     """Only time epochs."""
     model: tuple[str, ...] = ()
-    """Time gradient steps of these registered models (all: every one) instead; written to bench-models.json."""
+    """Time gradient steps of these registered models (all: every one) instead; written to bench-models.json, or of some
+    to bench-models-NAMES.json."""
     particles: tuple[int, ...] = (1, 10, 100, 1000)
     """With --model: numbers of particles whose cost is measured; an empty list leaves that out."""
     peer: bool = True
@@ -99,8 +100,9 @@ def every_model(args: Args) -> None:
         args.model, args.device, args.seconds, args.particles, args.peer_python, args.peer
     )  # fmt: skip
     models.show(metrics)
+    name = "-".join(["bench-models", *(() if "all" in args.model else args.model)])
     write_result(
-        args.json or result_path("bench-models"), name="bench-models", command=" ".join(["reverie", *sys.argv[1:]]),
+        args.json or result_path(name), name=name, command=" ".join(["reverie", *sys.argv[1:]]),
         config=asdict(args), metrics=metrics, seconds=time.monotonic() - started, device=args.device,
     )  # fmt: skip
 
