@@ -43,7 +43,7 @@ class Args:
     samples: int = 199
     """Futures drawn per window for the calibration; 0 leaves it out."""
     particles: int = 100
-    """Of the IWAE bound; 0 leaves it out."""
+    """Of the IWAE and FIVO bounds; 0 leaves them out."""
     length: int | None = None
     """Frames per window for probe, imputation and bounds; by default as in training."""
     video: Literal["mp4", "gif", "webp", "none"] = "mp4"
@@ -91,7 +91,7 @@ def main(args: Args) -> None:
     if probe is not None and args.samples:
         evaluation.calibrate(probe, names, args.samples)
     evaluation.impute(length)
-    evaluation.bounds(length, args.particles)
+    evaluation.bounds(length, args.particles, ("iwae", "fivo"))
 
     measured = evaluation.measured
     ui.table(("measure", "value"), sorted(measured.metrics.items()), title=f"{args.run} on {test.path}")

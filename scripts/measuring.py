@@ -204,9 +204,10 @@ class Evaluation:
             )  # fmt: skip
         self.measured.metrics |= {f"{metric}/{key}": value for key, value in found.items()}
 
-    def bounds(self, length: int, particles: int) -> None:
-        """ELBO with its reconstruction and divergence, and IWAE where the model has a proposal."""
-        from reverie.world_models import bounds, evaluation
+    def bounds(self, length: int, particles: int, kinds: tuple[str, ...] = ("iwae",)) -> None:
+        """ELBO with its reconstruction and divergence, and where the model has a proposal the particle bounds."""
+        from reverie.world_models import evaluation
+        from reverie.world_models.bounds import Bound
         from reverie.world_models.capabilities import Proposes
         from reverie.world_models.training import seeded
 
@@ -217,14 +218,17 @@ class Evaluation:
             self.measured.metrics |= evaluation.elbo_terms(
                 self.model, windows, chunk=self.chunk, generator=generator, on_progress=_show(advance)
             )
-        if particles and isinstance(self.model, Proposes):
-            name, chunk = f"iwae-{particles}", max(1, min(self.chunk, PARTICLES_AT_ONCE // particles))
-            with ui.progress(name) as advance:
+        if particles and not isinstance(self.model, Proposes):
+            ui.say(f"no {' or '.join(kinds)}: {type(self.model).__name__} has no `propose`")
+            return
+        for kind in kinds if particles else ():
+            bound, chunk = Bound(kind, particles), max(1, min(self.chunk, PARTICLES_AT_ONCE // particles))
+            with ui.progress(str(bound)) as advance:
                 whole, per_frame = evaluation.bound(
-                    lambda batch: bounds.iwae(self.model, batch, particles, generator=generator),
+                    lambda batch, b=bound: b(self.model, batch, generator=generator),
                     self.model, windows, chunk=chunk, on_progress=_show(advance),
                 )  # fmt: skip
-            self.measured.metrics |= {name: whole, f"{name}_per_frame": per_frame}
+            self.measured.metrics |= {str(bound): whole, f"{bound}_per_frame": per_frame}
 
     def _at_steps(self, name: str, values: np.ndarray) -> None:
         steps = [h for h in STEPS if h <= len(values)] or [len(values)]

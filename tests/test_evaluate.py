@@ -40,7 +40,7 @@ def args(folder, tmp_path):
 def test_it_measures_everything_and_draws_it(args, capsys):
     evaluate.main(args)
     metrics = json.loads(args.json.read_text())["metrics"]
-    expected = {"elbo", "elbo_per_frame", "iwae-5", "mse/smooth/random/0.5", "mse/generate/consecutive/3"}
+    expected = {"elbo", "elbo_per_frame", "iwae-5", "fivo-5", "mse/smooth/random/0.5", "mse/generate/consecutive/3"}
     for target in ("sin_angle", "cos_angle", "angular_velocity"):
         expected |= {f"r2/{target}/filter", f"r2/{target}/smooth", f"rmse/{target}/open-loop/10"}
         expected |= {f"{name}/{target}/open-loop/5" for name in ("coverage-90", "crps", "pit_distance", "r2")}
@@ -63,7 +63,7 @@ def test_it_repeats_itself(args):
 def test_data_of_ones_own_and_lost_training_data(args, folder, tmp_path, capsys):
     evaluate.main(replace(args, data=folder / "other", samples=0, particles=0))
     kept = json.loads(args.json.read_text())["metrics"]
-    assert not any(name.startswith(("crps", "iwae")) for name in kept)
+    assert not any(name.startswith(("crps", "iwae", "fivo")) for name in kept)
     moved = tmp_path / "moved"
     shutil.copytree(folder / "run", moved)
     config = json.loads((moved / "config.json").read_text())
