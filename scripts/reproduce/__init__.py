@@ -59,6 +59,12 @@ EXPERIMENTS = {
         "20 min",
         "aesmc-lgssm",
     ),
+    "bound-gaps": Entry(
+        "reverie.scripts.reproduce.bound_gaps",
+        "ten models where the evidence is exact: what each bound leaves open, by particles",
+        "30 min",
+        "bound-gaps",
+    ),
     "air-digits": Entry(
         "reverie.scripts.reproduce.air_digits",
         "AIR on still digits: count accuracy, restarts with a digit per step",
