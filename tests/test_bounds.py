@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from reverie.world_models import LGSSM, Batch, Spaces, State
-from reverie.world_models.bounds import elbo, iwae, log_weights
+from reverie.world_models.bounds import Bound, elbo, iwae, log_weights
 from reverie.world_models.state import event
 from test_lgssm import random_matrices, sequences
 
@@ -151,6 +151,20 @@ def test_context_reaches_every_particle_at_its_step(as_state):
     model, batch = make_model("exact", ContextModel), make_batch()
     model.as_state = as_state
     torch.testing.assert_close(iwae(model, batch, 4, chunk=2), evidence(model, batch))
+
+
+def test_where_nothing_is_observed():
+    """A bound is then 0; the ELBO, whose loss is per observed frame, says so only where the batch has one."""
+    model, batch = make_model("exact"), make_batch()
+    mask = batch.mask.clone()
+    mask[0] = False
+    some, none = replace(batch, mask=mask), replace(batch, mask=torch.zeros_like(mask))
+    for bound in (elbo, lambda *args: iwae(*args, 3)):
+        assert float(bound(model, some)[0].abs()) < 1e-12 and bool((bound(model, some)[1:] < 0).all())
+    assert not iwae(model, none, 3).any()
+    for bound in (elbo, Bound()):
+        with pytest.raises(ValueError, match="at least one observed frame"):
+            bound(model, none)
 
 
 def test_errors_say_what_was_found():

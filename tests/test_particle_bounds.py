@@ -126,11 +126,15 @@ def test_dead_particles(bound, killed):
 
 
 def test_weights_that_are_no_numbers_are_named():
-    for bound in (Bound("iwae", 4), Bound("fivo", 4)):
+    for bound, value in itertools.product((Bound("iwae", 4), Bound("fivo", 4)), (torch.nan, torch.inf)):
         model = make_model("prior", Deadly)
-        model.killed, model.value = 1, torch.nan
-        with pytest.raises(ValueError, match=r"Deadly.propose gave log-weights that are NaN .* at step \d"):
+        model.killed, model.value = 1, value
+        with pytest.raises(ValueError, match=r"Deadly.propose gave log-weights that are NaN .* at step 2 \(from 0\)"):
             bound(model, make_batch(), generator=seed(0))
+    model.killed, model.when = 1, T + 3  # in the second chunk
+    del model.now
+    with torch.no_grad(), pytest.raises(ValueError, match="at step 3"):
+        iwae(model, make_batch(), 4, chunk=2, generator=seed(0))
 
 
 def test_more_particles_than_memory(monkeypatch):
@@ -151,6 +155,31 @@ def test_more_particles_than_memory(monkeypatch):
             fivo(model, batch, 100, chunk=21)
     with pytest.raises(ValueError, match="a smaller chunk"):  # the graph keeps every step
         fivo(model, batch, 100, chunk=20)
+
+
+def test_a_control_groups_limit_counts(tmp_path):
+    """The tightest of those above the process, less what it holds beside pages that the kernel gives back."""
+
+    def group(path, limit, current, inactive):
+        (tmp_path / path).mkdir(parents=True, exist_ok=True)
+        (tmp_path / path / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / path / "memory.current").write_text(f"{current}\n")
+        (tmp_path / path / "memory.stat").write_text(f"anon 1\ninactive_file {inactive}\nactive_file 7\n")
+
+    membership = tmp_path / "cgroup"
+    membership.write_text("1:name=systemd:/other\n0::/batch/job\n")
+    free = partial(particles.control_group_bytes, tmp_path, membership)
+    assert free() is None
+    group("batch/job", "max", 10, 0)
+    assert free() is None
+    group("batch", 1000, 400, 150)
+    assert free() == 750
+    group("batch/job", 300, 290, 20)
+    assert free() == 30
+    group("batch/job", 300, 390, 20)
+    assert free() == 0
+    assert particles.control_group_bytes(tmp_path, tmp_path / "nothing") is None
+    assert 0 < particles.free_bytes(torch.device("cpu")) <= particles._machine_bytes() + 2**30
 
 
 def test_the_allocators_refusal_says_what_to_do(monkeypatch):

@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 from reverie.world_models import KVAE, KVAEConfig, Spaces, particles
+from reverie.world_models.inference import linear_gaussian
 from reverie.world_models.particle_smoothing import fixed_lag, genealogy, sample_trajectories
 from test_bounds import T, make_batch, make_model, seed
+from test_sequential import MODELS, linear_dvbf, srnn
+from test_sequential import windows as sequences
 
 K = 2000
 
@@ -82,6 +85,44 @@ def test_transition_density_is_that_of_the_normal_distribution():
     mean = z[0] @ model.A.mT + action @ model.B.mT
     expected = torch.distributions.MultivariateNormal(mean, model.Q).log_prob(z[1])
     torch.testing.assert_close(model.log_transition(before, action, after), expected)
+
+
+@pytest.mark.parametrize("inputs", ["actions", "frames", "dmm", "dvbf"])
+def test_deep_models_can_be_sampled_backwards(inputs):
+    """Gaps, restarts and short windows; an SRNN that read its own output goes back to the parent that drew it."""
+    model = MODELS[inputs]() if inputs in MODELS else srnn(inputs=inputs)
+    batch = sequences()
+    mask, valid, is_first = batch.mask.clone(), batch.valid.clone(), batch.is_first.clone()
+    mask[0, 2], valid[1, 3:], is_first[2, 2] = False, False, True
+    batch = replace(batch, mask=mask, valid=valid, is_first=is_first)
+    with torch.no_grad():
+        kept = particles.filter(model, batch, 30, generator=seed(0))
+        paths = sample_trajectories(model, batch, kept, 12, generator=seed(1))
+    assert paths.batch_shape == (3, 12, 5)
+    assert all(bool(torch.isfinite(leaf).all()) for leaf in paths.tensors().values())
+    assert torch.equal(paths.z[1, :, 4], paths.z[1, :, 2])
+    assert len(paths.z[2, :, 1].unique(dim=0)) > 1
+    if inputs == "frames":
+        follows = model.recurrence(paths.h[0, :, 2], paths.fed[0, :, 2])
+        torch.testing.assert_close(follows, paths.h[0, :, 3])
+
+
+def test_a_dvbf_of_one_system_is_smoothed_as_by_kalman():
+    model, batch = linear_dvbf(), sequences(steps=3)
+    lift = torch.cat([torch.eye(2), -torch.eye(2)]).double()
+    with torch.no_grad():
+        F, f = model.initial[2].weight @ lift / 2, model.initial[2].bias
+        H, b = model.emission.decoder.output.weight @ lift / 2, model.emission.decoder.output.bias
+        noise, R = model.C[0] @ model.C[0].mT, (model.emission.log_std.exp() + 0.5 / 255).square() * torch.eye(3)
+        filtered = linear_gaussian.filter(
+            batch.frames - b, model.A[0], H, noise, R.double(), f, F @ F.mT, B=model.B[0], controls=batch.actions
+        )
+        exact = linear_gaussian.smooth(filtered, model.A[0], noise)
+        kept = particles.filter(model, batch, 4000, generator=seed(0))
+        paths = sample_trajectories(model, batch, kept, 300, generator=seed(1))
+    std = exact.cov.diagonal(dim1=-2, dim2=-1).sqrt()
+    assert bool(((paths.z.mean(1) - exact.mean).abs() / std < 0.25).all())
+    assert bool(((paths.z.std(1) / std).log().abs() < 0.2).all())
 
 
 def test_what_cannot_be_sampled_backwards_is_told():

@@ -360,9 +360,9 @@ def test_vectors_need_the_mlp():
         RSSM(RSSMConfig(), VECTORS)
 
 
-@pytest.mark.parametrize("name", ["srnn", "dmm"])
+@pytest.mark.parametrize("name", ["srnn", "dmm", "srnn that reads frames"])
 def test_transition_density_is_that_of_the_prediction(name):
-    model, batch = MODELS[name](), windows()
+    model, batch = MODELS[name]() if name in MODELS else srnn(inputs="both"), windows()
     states = model.observe(batch.frames, batch.actions, generator=seeded())
     ours = model.log_transition(states.index(0), batch.actions[:, 1], states.index(1))
     predicted = model.predict(states.index(0), batch.actions[:, 1])
@@ -370,11 +370,36 @@ def test_transition_density_is_that_of_the_prediction(name):
     torch.testing.assert_close(ours, expected)
 
 
-def test_an_srnn_that_reads_frames_cannot_score_its_transition():
-    model, batch = srnn(inputs="both"), windows()
+@pytest.mark.parametrize("inputs", ["frames", "both"])
+def test_an_srnn_that_reads_frames_comes_from_what_it_was_fed(inputs):
+    """Any two states of one step fit if its frame was seen; where it was missing, only those of one draw."""
+    model, batch = srnn(inputs=inputs), windows()
+    mask = torch.ones(B, T, dtype=torch.bool)
+    mask[0, 2] = False
+    one, two = (model.observe(batch.frames, batch.actions, mask=mask, generator=seeded(n)) for n in (1, 2))
+    for t in range(1, T):
+        action = batch.actions[:, t]
+        own, other = (model.log_transition(s.index(t - 1), action, one.index(t)) for s in (one, two))
+        assert bool(own.isfinite().all()) and bool(other[1:].isfinite().all())
+        assert bool(other[0].isfinite()) == (t < 3)
+
+
+def test_dvbf_transition_density_is_that_of_torch():
+    """Beside a multivariate normal distribution, its matrices mixed one by one; a first state prefers no parent."""
+    model, batch = MODELS["dvbf"](), windows()
     states = model.observe(batch.frames, batch.actions, generator=seeded())
-    with pytest.raises(ValueError, match="inputs='both' cannot score its transition"):
-        model.log_transition(states.index(0), batch.actions[:, 1], states.index(1))
+    before, after, action = states.index(1), states.index(2), batch.actions[:, 2]
+    ours = model.log_transition(before, action, after)
+    for b in range(B):
+        alpha = model.mixing(torch.cat([before.z[b], action[b]])).softmax(-1)
+        A, Bu, C = (sum(a * M for a, M in zip(alpha, Ms, strict=True)) for Ms in (model.A, model.B, model.C))
+        expected = torch.distributions.MultivariateNormal(A @ before.z[b] + Bu @ action[b], C @ C.mT)
+        torch.testing.assert_close(ours[b], expected.log_prob(after.z[b]))
+    assert not model.log_transition(before, action, states.index(0)).any()
+    with torch.no_grad():
+        model.C.zero_()
+    with pytest.raises(ValueError, match="a C_t of full rank, found a singular one"):
+        model.log_transition(before, action, after)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reverie.world_models import KVAE, LGSSM, LGSSMConfig, Spaces
+from reverie.world_models import KVAE, LGSSM, Batch, LGSSMConfig, Spaces, training
 from reverie.world_models.checkpoints import load, read_safetensors, save
 from reverie.world_models.cpu_settings import denormals_are_flushed, flushed_denormals
 from reverie.world_models.snapshots import Snapshots
@@ -276,6 +276,46 @@ def test_dropped_frames_are_hidden_but_never_all():
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_a_window_keeps_its_first_observed_frame():
+    """Padding and frames that were hidden before are none that a window could be left with."""
+    frames = torch.zeros(3, 4, 2)
+    yes, first = torch.ones(3, 4, dtype=torch.bool), torch.arange(4).expand(3, 4) == 0
+    valid, mask = yes.clone(), yes.clone()
+    valid[0, 1:] = mask[1, :2] = mask[2] = False  # one frame, two at the end, none
+    batch = Batch(frames, frames[..., :1], frames[..., 0], ~yes, first, mask, valid)
+    drops = [training._drop(batch, 0.8, torch.Generator().manual_seed(seed)).observed for seed in range(200)]
+    seen = torch.stack(drops)
+    assert bool(seen[:, 0, 0].all()) and bool(seen[:, 1].any(-1).all()) and not seen[:, 2].any()
+    assert not (seen & ~batch.observed).any()
+    last = seen[:, 1, 3].float().mean()
+    assert abs(float(last) - 0.2) < 0.1 and bool(seen[:, 1, 2][~seen[:, 1, 3]].all())
+    data = windows(16, image=False)
+    data.arrays |= {"mask": data.arrays["mask"].copy(), "valid": data.arrays["valid"].copy()}
+    data.arrays["mask"][:, 0], data.arrays["valid"][:, 2:] = False, False
+    config = TrainingConfig(epochs=2, batch_size=2, learning_rate=1e-3, drop_frames=0.9)
+    assert fit(lgssm(), data, config)[-1]["elbo_per_frame"] < 0
+
+
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:118] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "message"),
+    [
+        (RuntimeError(ALLOCATOR), ValueError, "elbo for 4 windows of 6 steps .* of cpu; use a smaller batch_size"),
+        (torch.OutOfMemoryError("CUDA out of memory."), ValueError, "do not fit into the memory of cpu"),
+        (RuntimeError("element 0 of tensors does not require grad"), RuntimeError, "^element 0"),
+    ],
+)
+def test_a_gradient_that_memory_cannot_hold(monkeypatch, error, raised, message):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+    with pytest.raises(raised, match=message):
+        fit(lgssm(), windows(4, image=False), TrainingConfig(epochs=1, batch_size=4))
+
+
 def test_bf16_and_staircase():
     config = TrainingConfig(epochs=21, batch_size=21, learning_rate=1e-2, precision="bf16", schedule="staircase")
     history = fit(kvae(), DATA, config)
@@ -339,6 +379,9 @@ def test_gradients_are_clipped_by_value():
         ({"decay_epochs": 0}, "decay_epochs must be at least 1"),
         ({"free_nats": -1.0}, "free_nats must not be negative"),
         ({"free_nats": 1.0, "bound": "iwae-5"}, "weigh the divergence in the ELBO"),
+        ({"kl_start": 0.2, "kl_warmup": 0.5, "proposal_bound": "iwae-4"}, "in the ELBO, which 'iwae-4' does not have"),
+        ({"free_nats": 1.0, "bound": "fivo-2", "proposal_bound": "iwae-4"}, "which 'fivo-2' and 'iwae-4' does not"),
+        ({"kl_start": 0.2}, "kl_start=0.2 needs a kl_warmup above 0, .* set kl_warmup"),
         ({"kl_warmup": 1.5}, r"kl_warmup must be in \[0, 1\]"),
         ({"drop_frames": 1.0}, r"drop_frames must be in \[0, 1\)"),
         ({"schedule": "linear"}, "cosine, staircase or constant, found 'linear'"),

@@ -5,12 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 from own_world_model import OwnConfig, OwnModel
-from reverie.world_models import LGSSM, Batch, Spaces
+from reverie.world_models import LGSSM, VRNN, Batch, Spaces, VRNNConfig
 from reverie.world_models.bounds import Bound
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit
 from reverie.world_models.training_bounds import Objective, parts_of
 from test_bounds import make_batch, make_model, seed
+from test_sequential import MODELS, build, srnn
+from test_sequential import windows as sequences
 from tiny_training import lgssm, windows
+from world_model_contract import GAUSSIAN
 
 
 class Parted(OwnModel):
@@ -80,6 +83,62 @@ def test_one_bound_is_its_gradient_and_its_steps_add_up():
         assert float(heads["reward_weight"].abs().sum()) > 0
 
 
+READERS = {
+    "srnn": MODELS["srnn"],
+    "srnn without residual": lambda: srnn(residual=False),
+    "srnn that reads frames": lambda: srnn(inputs="both", inference="filtering"),
+    "vrnn": MODELS["vrnn"],
+    "vrnn with two encoders": lambda: build(VRNN, VRNNConfig(**GAUSSIAN, h_dim=3, features="separate")),
+    "storn": MODELS["storn"],
+    "dvbf": MODELS["dvbf"],
+    "rssm": MODELS["rssm"],
+    "vae-rnn": MODELS["vae-rnn"],
+    "dmm": MODELS["dmm"],
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_what_the_posterior_reads_of_the_generative_model_is_shared(name):
+    """q(z_t | z_{<t}, x, u), earlier draws held fixed, has a gradient in no part but the proposal's and the shared."""
+    model, batch = READERS[name](), sequences()
+    settle = model.settle
+    model.settle = lambda state, summary, known: settle(replace(state, z=state.z.detach()), summary, known)
+    context = model.encode_context(batch.frames, batch.actions, None, None)
+    predicted, total = model.initial_state((3,)), 0.0
+    for t in range(5):
+        state = model.propose(predicted, batch.frames[:, t], context.index(t), generator=seed(t)).state
+        total = total + state.mean.sum() + state.std.log().sum()
+        predicted = model.predict(state, batch.actions[:, min(t + 1, 4)])
+    total.backward()
+    read = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    assert read == {*model.proposal_modules, *model.shared_modules}
+
+
+@pytest.mark.parametrize("first", ["fivo-3", "elbo"])
+@pytest.mark.parametrize("name", ["rssm", "srnn"])
+def test_heads_shape_the_proposal_once(name, first):
+    """With two bounds, too: each part climbs its own, and everything the heads' likelihood, once."""
+    model, batch, bounds = MODELS[name](), sequences(), (Bound.parse(first), Bound.parse("iwae-2"))
+    batch = replace(batch, rewards=torch.randn(batch.rewards.shape, generator=seed(3), dtype=torch.float64))
+    generator = seed(0)
+    apart = [gradients(-bounds[0](model, batch, generator=generator).sum() / batch.observed.sum(), model)]
+    terms = model.loss(batch, generator=generator).terms
+    heads = gradients(-(terms["reward"].sum() + terms["continue"].sum()) / batch.valid.sum(), model)
+    apart.append(gradients(-bounds[1](model, batch, generator=generator).sum() / batch.observed.sum(), model))
+    loss = Objective(model, *bounds)(batch, generator=seed(0))
+    together = gradients(loss.total, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for part, parameters in parts_of(model).items():
+        for key in (names[id(parameter)] for parameter in parameters):
+            climbed = {"generative": apart[:1], "proposal": apart[1:], "shared": apart}[part]
+            expected = heads[key] + sum(gradient[key] for gradient in climbed)
+            torch.testing.assert_close(together[key], expected, msg=lambda text, key=key: f"{key}: {text}")
+    assert {"reward", "continue", "proposal iwae-2"} <= loss.terms.keys()
+    other = Objective(model, *bounds)(replace(batch, rewards=-batch.rewards), generator=seed(0))
+    moved = [not torch.equal(together[key], g) for key, g in gradients(other.total, model).items() if "encoder" in key]
+    assert all(moved) if name == "rssm" else not any(moved)
+
+
 def test_fit_maximises_the_bound_and_logs_it():
     model = parted()
     config = TrainingConfig(
@@ -115,6 +174,17 @@ def test_all_particles_dead_stops_training_by_name():
     model.__class__ = Dead
     with pytest.raises(TrainingDiverged, match=r"step 0 .*\['fivo-3'\]"):
         fit(model, DATA, TrainingConfig(epochs=1, batch_size=4, bound="fivo-3"))
+
+
+def test_a_gradient_that_memory_cannot_hold(monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 80000000000 bytes")
+
+    monkeypatch.setattr(torch.Tensor, "backward", refuse)
+    config = TrainingConfig(epochs=1, batch_size=4, bound="fivo-3", proposal_bound="iwae-2")
+    message = "fivo-3 and iwae-2 for 4 windows of 6 steps do not fit .* use fewer particles or a smaller batch_size"
+    with pytest.raises(ValueError, match=message):
+        fit(parted(), DATA, config)
 
 
 def test_what_cannot_be_trained_so_is_told():

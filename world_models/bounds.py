@@ -12,8 +12,9 @@ The gradient of a model's discrete choices is VIMCO's for IWAE and the plain sco
 All are one draw of their expectation: average over draws, or over a data set. IWAE-1 and FIVO-1 have the ELBO's
 expectation; IWAE-K does not decrease with K, which is not known of FIVO-K; all stay below the evidence.
 
-What is stated rather than raised: where every particle has weight zero a bound is -inf. Where no frame is observed it
-is 0 for a model whose proposal is then the prior, the log-probability of having seen nothing.
+What is stated rather than raised: where every particle has weight zero a particle bound is -inf. A window without an
+observed frame has bound 0 where the model's posterior is then the prior: the log-probability of having seen nothing.
+The ELBO comes with a loss per observed frame, so it alone needs one somewhere in the batch, and raises without.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ KINDS = ("elbo", "iwae", "fivo")
 
 
 def elbo(model: WorldModel, batch: Batch, *, generator: torch.Generator | None = None) -> Tensor:
-    """The evidence lower bound that the model's loss computes, summed over time: (*batch,) nats."""
+    """The evidence lower bound that the model's loss computes, summed over time: (*batch,) nats.
+
+    Raises:
+        ValueError: for a batch that does not fit the model, or in which no frame of any window is observed.
+    """
     return model.loss(batch, generator=generator).elbo.sum(-1)
 
 
@@ -79,17 +84,18 @@ def iwae(
     graph = torch.is_grad_enabled()
     whole = Sequences(model, batch, num_particles if graph else chunk)
     whole.check_memory(whole.num_particles, keeps_steps=graph)
-    weights, choices = [], []
+    weights, choices, largest = [], [], None
     with whole.memory_errors():
         for done in range(0, num_particles, chunk):
             count = min(chunk, num_particles - done)
             part = Sequences(model, batch, count, context=whole.context, has_context=True)
-            log_weight, log_choices = _log_weights(part, generator)
+            log_weight, log_choices, tops = _log_weights(part, generator)
             weights.append(log_weight)
             choices.append(log_choices)
+            largest = tops if largest is None else torch.maximum(largest, tops)
     every = torch.cat(weights, -1)
+    whole.require_numbers(largest)
     log_evidence = _log_mean(every)
-    whole.require_numbers(log_evidence.unsqueeze(-1).expand(*log_evidence.shape, whole.length))
     if any(isinstance(log_choices, Tensor) for log_choices in choices):
         log_evidence = log_evidence + _paths_score(every, torch.cat(choices, -1))
     return log_evidence
@@ -176,7 +182,7 @@ class Bound:
         """The contributions of the steps to the bound, (*batch, T) nats; their sum is the bound, with its gradient.
 
         Raises:
-            TypeError, ValueError: as the bound itself.
+            TypeError, ValueError: as `elbo`, `iwae` and `fivo`.
         """
         if self.kind == "elbo":
             return model.loss(batch, generator=generator).elbo
@@ -187,7 +193,7 @@ class Bound:
     def __call__(
         self, model: WorldModel, batch: Batch, *, chunk: int | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """The bound, (*batch,) nats; errors and `chunk` as `iwae` and `fivo`."""
+        """The bound, (*batch,) nats; errors as `elbo`, `iwae` and `fivo`, `chunk` as the latter two."""
         match self.kind:
             case "elbo":
                 return elbo(model, batch, generator=generator)
@@ -244,15 +250,19 @@ def _paths_score(log_weights: Tensor, log_choices: Tensor) -> Tensor:
     return torch.where(bound.isfinite(), bound - bound.detach(), 0.0)
 
 
-def _log_weights(sequences: Sequences, generator: torch.Generator | None) -> tuple[Tensor, Tensor | float]:
-    """Log-weights of whole paths, and the log-probabilities of all their discrete choices, (*batch, K)."""
-    state, total, log_choices = None, sequences.batch.frames.new_zeros(sequences.shape), 0.0
+def _log_weights(sequences: Sequences, generator: torch.Generator | None) -> tuple[Tensor, Tensor | float, Tensor]:
+    """Log-weights of whole paths, and the log-probabilities of all their discrete choices, (*batch, K).
+
+    Beside them the largest log-weight of each step (*batch, T), NaN where one is: the sum no longer tells the step.
+    """
+    state, total, log_choices, largest = None, sequences.batch.frames.new_zeros(sequences.shape), 0.0, []
     for t in range(sequences.length):
         proposal = sequences.propose(state, t, generator)
         state, total = proposal.state, total + proposal.log_weight
+        largest.append(proposal.log_weight.detach().amax(-1))
         if isinstance(proposal.log_q_discrete, Tensor):
             log_choices = log_choices + proposal.log_q_discrete
-    return total, log_choices
+    return total, log_choices, torch.stack(largest, -1)
 
 
 def _log_mean(log_weights: Tensor) -> Tensor:

@@ -232,8 +232,13 @@ class ContinuesLoss(Protocol):
 class ScoresTransition(Protocol):
     """A tractable transition density, for backward sampling of trajectories.
 
-    Not for models whose deterministic part remembers the whole path of z (a VRNN): there z_{t+1} tells its parent.
+    Not for models whose deterministic part remembers the whole path of z (a VRNN): there z_{t+1} tells its parent, and
+    backward sampling is no more than the ancestry.
     """
 
     def log_transition(self, state: State, action: Tensor, next_state: State) -> Tensor:
-        """log p(z_t | z_{t-1}, u_t) (*batch) of two drawn states; `action` (*batch, A) led to `next_state`."""
+        """log p(z_t | z_{t-1}, u_t) (*batch) of two drawn states; `action` (*batch, A) led to `next_state`.
+
+        -inf where `next_state` cannot come from `state`. Of a `next_state` that begins a sequence it means nothing, but
+        is not raised: whoever calls it leaves such steps out.
+        """

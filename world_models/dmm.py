@@ -97,6 +97,7 @@ class DMM(SequentialModel):
     Config = DMMConfig
     config: DMMConfig
     proposal_modules = ("encoder", "summary", "combiner")
+    shared_modules = ("z_0",)  # which q reads at the first step
 
     def __init__(self, config: DMMConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)

@@ -22,6 +22,7 @@ w_1 is as long as z; annealing the likelihood's temperature is left to the optio
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -79,6 +80,7 @@ class DVBF(SequentialModel):
     config: DVBFConfig
     starts_from_z = False
     proposal_modules = ("encoder", "summary", "inference", "initial_inference")
+    shared_modules = ("A", "B", "C", "mixing", "initial")  # q(w_t) reads z_{t-1}, to which they take the noise before
 
     def __init__(self, config: DVBFConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)
@@ -113,16 +115,20 @@ class DVBF(SequentialModel):
         return replace(before, z=self.initial(mean), prior_mean=mean, prior_std=std, mean=mean, std=std)
 
     def predict(self, state, action, *, sample=True, generator=None) -> DVBFState:
-        inputs = torch.cat([state.z, action], -1)
-        alpha = self.mixing(inputs).to(self.A.dtype).softmax(-1)
-        mixed = torch.einsum("...k,kij->...ij", alpha, torch.cat([self.A, self.B, self.C], -1))
-        AB, C = mixed.split([inputs.shape[-1], self.z_dim], -1)
-        expected = (AB @ inputs.unsqueeze(-1)).squeeze(-1)
+        expected, C = self._transition(state.z, action)
         mean, std = self.prior(state.h, state.z, action)
         return replace(
             state, past=state.z, z=expected, prior_mean=mean, prior_std=std, mean=mean, std=std,
             action=action, first=torch.zeros_like(state.first), expected=expected, gain=C,
         )  # fmt: skip
+
+    def _transition(self, z: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """A_t z_{t-1} + B_t u_t (*batch, z), and C_t (*batch, z, z)."""
+        inputs = torch.cat([z, action], -1)
+        alpha = self.mixing(inputs).to(self.A.dtype).softmax(-1)
+        mixed = torch.einsum("...k,kij->...ij", alpha, torch.cat([self.A, self.B, self.C], -1))
+        AB, C = mixed.split([inputs.shape[-1], self.z_dim], -1)
+        return (AB @ inputs.unsqueeze(-1)).squeeze(-1), C
 
     def recur(self, state: DVBFState, action: Tensor) -> Tensor:
         return state.h
@@ -163,6 +169,24 @@ class DVBF(SequentialModel):
         first = torch.arange(seen.shape[-1], device=seen.device) < (state is None)
         first = first if is_first is None else first | is_first
         return replace(glimpses, informed=torch.where(first, glimpses.informed, seen))
+
+    # ---- capabilities ----
+
+    def log_transition(self, state: DVBFState, action: Tensor, next_state: DVBFState) -> Tensor:
+        """log N(z_t; A_t z_{t-1} + B_t u_t, C_t C_t') of two drawn states, in nats (*batch).
+
+        Where `next_state` is a first one it is 0: z_1 = f(w_1) came from no other, so it prefers none.
+
+        Raises:
+            ValueError: where C_t is singular.
+        """
+        expected, C = self._transition(state.z, action)
+        noise, failed = torch.linalg.solve_ex(C, (next_state.z - expected).unsqueeze(-1))
+        if bool(failed.any()):
+            raise ValueError("log_transition needs a C_t of full rank, found a singular one")
+        log_noise = -0.5 * (noise.square().sum((-2, -1)) + self.z_dim * math.log(2 * math.pi))
+        log_density = log_noise - torch.linalg.slogdet(C).logabsdet
+        return torch.where(next_state.first.squeeze(-1).bool(), 0.0, log_density)
 
 
 def _none(first: Tensor) -> bool:

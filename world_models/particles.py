@@ -19,9 +19,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -34,6 +34,8 @@ from .inference import particle_filter as pf
 from .state import State
 
 Gradient = Literal["dropped", "kept"]
+# What allocators without an exception of their own say: Linux and macOS, Windows, Apple's accelerator.
+REFUSALS = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,9 @@ class Sequences:
     def check_memory(self, at_once: int, *, keeps_steps: bool) -> None:
         """Raise ValueError if what is certainly needed is more than what is free.
 
-        Counted are the particles' states and the frames that they are compared with, of one step or of all.
+        Counted are the particles' states and the frames that they are compared with, of one step or of all. What the
+        networks need on the way depends on the model (8 to 17 times as much was measured with convolutions), so it is
+        left to `memory_errors`: nothing that fits is refused here.
         """
         device = self.batch.frames.device
         free = free_bytes(device)
@@ -178,30 +182,33 @@ class Sequences:
                 "particles or sequences at a time, or without gradients a smaller chunk"
             )
 
-    @contextmanager
-    def memory_errors(self) -> Iterator[None]:
-        """Turn the allocator's refusal into a ValueError that says what to do."""
-        try:
-            yield
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
-                raise
-            raise ValueError(
-                f"{self._counted()} do not fit into the memory of {self.batch.frames.device}; use fewer particles or "
-                "sequences at a time, or without gradients a smaller chunk"
-            ) from error
+    def memory_errors(self) -> AbstractContextManager[None]:
+        """`memory_errors` of these particles; a gradient taken later is not within."""
+        advice = "use fewer particles or sequences at a time, or without gradients a smaller chunk"
+        return memory_errors(self._counted(), self.batch.frames.device, advice)
 
     def _counted(self) -> str:
         return f"{self.num_particles} particles for {math.prod(self.batch_shape)} sequences of {self.length} steps"
 
     def require_numbers(self, log_evidence: Tensor) -> None:
-        """Raise ValueError if an estimate (*batch, T) is NaN or +inf, which no density gives."""
+        """Raise ValueError if a (*batch, T) estimate or largest log-weight is NaN or +inf, which no density gives."""
         wrong = (log_evidence.isnan() | (log_evidence == math.inf)).reshape(-1, self.length).any(0)
         if bool(wrong.any()):
             raise ValueError(
                 f"{type(self.model).__name__}.propose gave log-weights that are NaN or +inf at step "
                 f"{int(wrong.int().argmax())} (from 0); its densities or its inputs are not finite there"
             )
+
+
+@contextmanager
+def memory_errors(what: str, device: torch.device, advice: str) -> Iterator[None]:
+    """Turn an allocator's refusal into a ValueError: `what` (a plural) does not fit into the memory; `advice`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(text in str(error) for text in REFUSALS):
+            raise
+        raise ValueError(f"{what} do not fit into the memory of {device}; {advice}") from error
 
 
 def steps(
@@ -322,15 +329,48 @@ def concatenate(states: list[State]) -> State:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be had on a device, or None where that cannot be found out."""
+    """Memory that can still be had on a device, or None where that cannot be found out.
+
+    On a CPU what the machine has to give, or what the process's control group (a container, a batch job) may still
+    take where that is less.
+    """
     if device.type == "cuda":
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + kept
     if device.type != "cpu":
         return None
+    known = [free for free in (_machine_bytes(), control_group_bytes()) if free is not None]
+    return min(known, default=None)
+
+
+def _machine_bytes() -> int | None:
+    """Memory that the machine has to give."""
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
                 return 1024 * int(line.split()[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
+
+
+def control_group_bytes(
+    root: str | Path = "/sys/fs/cgroup", membership: str | Path = "/proc/self/cgroup"
+) -> int | None:
+    """What the tightest control group (version 2) above this process may still take, or None without a limit.
+
+    Counted as taken is what it holds but for pages of files that the kernel would give back first.
+    """
+    try:
+        own = next(line[3:] for line in Path(membership).read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        return None
+    group, found = PurePosixPath(own), []
+    for folder in (Path(root) / level.relative_to("/") for level in (group, *group.parents)):
+        try:
+            limit, current = ((folder / name).read_text().strip() for name in ("memory.max", "memory.current"))
+            stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            if limit != "max":
+                found.append(max(0, int(limit) - int(current) + int(stat.get("inactive_file", 0))))
+        except (OSError, ValueError):  # the root has no limit; a group of another namespace cannot be read
+            continue
+    return min(found, default=None)

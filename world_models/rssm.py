@@ -51,6 +51,7 @@ class RSSM(SequentialModel):
     config: RSSMConfig
     heads_shape_state = True
     proposal_modules = ("encoder", "inference")
+    shared_modules = ("inputs", "recurrence", "h_0", "z_0")  # q reads h_t
 
     def __init__(self, config: RSSMConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)

@@ -75,6 +75,7 @@ class SRNN(SequentialModel):
     Config = SRNNConfig
     config: SRNNConfig
     proposal_modules = ("encoder", "summary", "correction")
+    shared_modules = ("recurrence", "h_0", "z_0")  # q reads d_t, and z_0 at the first step
 
     def __init__(self, config: SRNNConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)
@@ -83,8 +84,10 @@ class SRNN(SequentialModel):
         self.smooths = config.inference == "smoothing"
         self.encoder = frame_encoder(config, spaces)
         features = self.encoder.out_features
+        if config.residual:
+            self.shared_modules = (*self.shared_modules, "transition")
         if self.feeds_back:
-            self.shared_modules, self.proposal_modules = ("encoder",), ("summary", "correction")
+            self.shared_modules, self.proposal_modules = (*self.shared_modules, "encoder"), ("summary", "correction")
         num_inputs = features * self.feeds_back + spaces.action_dim * (config.inputs != "frames")
         self.recurrence = Recurrence(num_inputs, d)
         self.transition = GaussianHead(z + d, z, config)
@@ -165,12 +168,13 @@ class SRNN(SequentialModel):
     def log_transition(self, state: LatentState, action: Tensor, next_state: LatentState) -> Tensor:
         """log p(z_t | z_{t-1}, d_t) of two drawn states, in nats (*batch).
 
-        Raises:
-            ValueError: if d reads frames: where one is missing, d tells which state came before.
+        If d reads frames it is part of what moves on: -inf where the d that follows from `state`, and from the frame it
+        was fed, is not that of `next_state`. Where all frames are seen every particle has the same d. A frame that was
+        missing is a draw, so each state then fits the parent that it came from alone, as `genealogy` would have it.
         """
-        if self.feeds_back:
-            raise ValueError(
-                f"an SRNN with inputs={self.config.inputs!r} cannot score its transition: where a frame is missing d "
-                "remembers the draws; sample backwards with inputs='actions', or use `genealogy`"
-            )
-        return gaussian_log_prob(next_state.z, *self.transition(state.z, next_state.h))
+        log_density = gaussian_log_prob(next_state.z, *self.transition(state.z, next_state.h))
+        if not self.feeds_back:
+            return log_density
+        d = self.recur(state, action)
+        same = (d - next_state.h).abs().amax(-1) < torch.finfo(d.dtype).eps ** 0.5  # but for the order of sums
+        return torch.where(same, log_density, -torch.inf)

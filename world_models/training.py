@@ -33,7 +33,7 @@ from .cpu_settings import flushed_denormals, keep_freed_memory
 from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
 from .stopping import StopRequest
-from .training_bounds import Objective
+from .training_bounds import Objective, fitting_memory
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
 LOOK_STEPS = 10  # steps between two looks at the loss on an accelerator, which must wait for each
@@ -79,7 +79,7 @@ class TrainingConfig:
     kl_start: float = 1.0
     """Weight of the divergence of posterior from prior at the start (KL annealing); the ELBO reported has weight 1."""
     kl_warmup: float = 0.0
-    """Share of training over which that weight rises linearly to 1."""
+    """Share of training over which that weight rises linearly to 1; above 0 wherever it starts elsewhere."""
     free_nats: float = 0.0
     """Mean divergence per frame that costs nothing (free bits)."""
     bound: str = "elbo"
@@ -124,10 +124,13 @@ class TrainingConfig:
             raise ValueError(f"TrainingConfig.clip_value must be positive, found {self.clip_value}")
         if not 0 <= self.kl_warmup <= 1:
             raise ValueError(f"TrainingConfig.kl_warmup must be in [0, 1], found {self.kl_warmup}")
+        if self.kl_start != 1 and self.kl_warmup == 0:
+            raise ValueError(f"kl_start={self.kl_start} needs a kl_warmup above 0, to rise over it to 1; set kl_warmup")
         if (self.bound, self.proposal_bound) != ("elbo", "") and (self.kl_start, self.free_nats) != (1, 0):
+            without = [repr(name) for name in (self.bound, self.proposal_bound) if name not in ("elbo", "")]
             raise ValueError(
-                "kl_start and free_nats weigh the divergence in the ELBO, which the bound "
-                f"{self.bound!r} does not have; train by bound='elbo', or leave them at 1 and 0"
+                f"kl_start and free_nats weigh the divergence in the ELBO, which {' and '.join(without) or 'a pair'} "
+                "does not have; train by bound='elbo' alone, or leave them at 1 and 0"
             )
         if self.carry_state and (self.bound, self.proposal_bound) != ("elbo", ""):
             raise ValueError(f"carry_state needs bound='elbo', found {self.bound!r} {self.proposal_bound!r}".rstrip())
@@ -201,7 +204,8 @@ def fit(
         One dictionary per epoch: means of every loss term per valid frame, rates, gradient norm, seconds.
 
     Raises:
-        ValueError: for an empty dataset, fewer windows a step than processes, or a folder that holds something else.
+        ValueError: for an empty dataset, fewer windows a step than processes, a folder that holds something else, or a
+            step whose loss and gradient do not fit into memory.
         TypeError: to carry the state of a model that cannot.
         OSError: if the disk is full; the newest snapshot is still there.
         TrainingDiverged: at the first loss that is not finite.
@@ -282,15 +286,16 @@ def _fit(
             batch = _drop(batch, config.drop_frames, generator)
             progress = step / max(1, total - 1)
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
-            with autocast(), _diverging(batch, step):
-                if config.carry_state:
-                    loss, state = model.loss_from(state, batch, progress=progress, generator=generator)
-                    state = state.detach()
-                else:
-                    loss = wrapped(batch, progress=progress, generator=generator)
-                objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
             optimizer.zero_grad(set_to_none=True)
-            accelerator.backward(objective)
+            with fitting_memory(batch, bound, proposal_bound):
+                with autocast(), _diverging(batch, step):
+                    if config.carry_state:
+                        loss, state = model.loss_from(state, batch, progress=progress, generator=generator)
+                        state = state.detach()
+                    else:
+                        loss = wrapped(batch, progress=progress, generator=generator)
+                    objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
+                accelerator.backward(objective)
             _freeze(optimizer)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.clip_norm)
             if config.clip_value is not None:
@@ -404,12 +409,14 @@ def _check_carrying(model: WorldModel, validation: Data | None, config: Training
 
 
 def _drop(batch: Batch, probability: float, generator: torch.Generator) -> Batch:
-    """Hide frames at random; a window that would lose all of them keeps its first."""
+    """Hide frames at random; a window that would lose all those observed keeps the first of them."""
     if probability == 0:
         return batch
     keep = torch.rand(batch.mask.shape, generator=generator, device=batch.mask.device) >= probability
-    keep[..., 0] |= ~keep.any(-1)
-    return dataclasses.replace(batch, mask=batch.mask & keep)
+    observed = batch.observed  # padding and frames that were hidden before are no frames to keep
+    lost = ~(observed & keep).any(-1, keepdim=True)
+    first = observed & (observed.cumsum(-1) == 1)
+    return dataclasses.replace(batch, mask=batch.mask & (keep | (first & lost)))
 
 
 def _set_rates(optimizer: Any, model: WorldModel, rate: float, progress: float) -> None:

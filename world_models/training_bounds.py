@@ -4,20 +4,24 @@
     alternating     theta        climbs L_1(theta, phi)
                     phi          climbs L_2(theta, phi)
 
-theta are the generative parameters, phi those of the proposal, as `parameter_groups` tells them apart; what is shared
-gets both gradients. A tighter bound is better for theta and can be worse for phi, whose gradient drowns in noise as
-particles are added (Rainforth et al. 2018), hence two bounds with their own numbers of particles: alternating ELBOs
-(Le et al. 2018, §4). There one parameter set is updated after the other; here both gradients are taken at the same
-point and applied in one step of the optimiser.
+theta are the generative parameters, phi those of the proposal, as `parameter_groups` tells them apart. What is shared,
+which is all of p that q, given earlier draws, reads as well (a recurrence, say), gets both gradients. A tighter bound
+is better for theta and can be worse for phi, whose gradient drowns in noise as particles are added (Rainforth et al.
+2018), hence two bounds with their own numbers of particles: alternating ELBOs (Le et al. 2018, §4). There one parameter
+set is updated after the other; here both gradients are taken at the same point and applied in one step of the
+optimiser.
 
-Heads on the state (reward, continuation) keep the log-likelihoods that the model's own loss gives them. Whatever else
-that loss weighs or regularises belongs to its ELBO and plays no part in a particle bound.
+Heads on the state (reward, continuation) keep the log-likelihoods that the model's own loss gives them, whose gradient
+reaches every parameter they depend on: the proposal's, too, in a model whose heads shape its state. It is taken once,
+also where there are two bounds. Whatever else that loss weighs or regularises belongs to its ELBO and plays no part in
+a particle bound.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +30,7 @@ from .base import Loss, WorldModel, check_batch
 from .batch import Batch
 from .bounds import Bound
 from .capabilities import PredictsReward, Proposes
+from .particles import memory_errors
 
 PARTS = ("generative", "proposal", "shared")
 HEADS = ("reward", "continue")  # the terms of a loss that are no part of the bound
@@ -61,27 +66,53 @@ class Objective(nn.Module):
         """The loss on windows; `elbo` is the first bound, and each bound is a term of its own."""
         check_batch(self.model.spaces, batch)
         if self.proposal_bound is None:
-            return self._loss(self.bound, batch, progress, generator)
+            if self.bound.kind == "elbo":
+                return self.model.loss(batch, progress=progress, generator=generator)
+            only = self._bound(self.bound, batch, progress, generator)
+            heads, learned, scalars = self._heads(batch, progress, generator)
+            return Loss(only.total + heads, only.terms | learned, only.elbo, scalars)
         with frozen(self.parts["proposal"]):
-            first = self._loss(self.bound, batch, progress, generator)
+            first = self._bound(self.bound, batch, progress, generator)
+        heads, learned, scalars = self._heads(batch, progress, generator)  # of all parameters, and once
         with frozen(self.parts["generative"]):
-            second = self._loss(self.proposal_bound, batch, progress, generator, heads=False)
-        terms = first.terms | {f"proposal {name}": term for name, term in second.terms.items()}
-        return Loss(first.total + second.total, terms, first.elbo, first.scalars)
+            second = self._bound(self.proposal_bound, batch, progress, generator)
+        terms = first.terms | learned | {f"proposal {name}": term for name, term in second.terms.items()}
+        return Loss(first.total + heads + second.total, terms, first.elbo, first.scalars | scalars)
 
-    def _loss(
-        self, bound: Bound, batch: Batch, progress: float, generator: torch.Generator | None, heads: bool = True
-    ) -> Loss:
-        if bound.kind == "elbo":
-            return self.model.loss(batch, progress=progress, generator=generator)
-        steps = bound.per_step(self.model, batch, generator=generator)
-        total, terms = -steps.sum() / batch.observed.sum(), {str(bound): steps}
-        if not heads or not isinstance(self.model, PredictsReward):
-            return Loss(total, terms, steps)
+    def _bound(self, bound: Bound, batch: Batch, progress: float, generator: torch.Generator | None) -> Loss:
+        """The bound alone: the ELBO's loss is without what the heads contribute to it."""
+        if bound.kind != "elbo":
+            steps = bound.per_step(self.model, batch, generator=generator)
+            return Loss(-steps.sum() / batch.observed.sum(), {str(bound): steps}, steps)
         own = self.model.loss(batch, progress=progress, generator=generator)
-        kept = {name: own.terms[name] for name in HEADS if name in own.terms}
-        total = total - sum(term.sum() for term in kept.values()) / batch.valid.sum()
-        return Loss(total, terms | kept, steps, own.scalars)
+        terms = {name: term for name, term in own.terms.items() if name not in HEADS}
+        return Loss(own.total - _of_heads(own, batch), terms, own.elbo, own.scalars)
+
+    def _heads(
+        self, batch: Batch, progress: float, generator: torch.Generator | None
+    ) -> tuple[Tensor | float, dict[str, Tensor], dict[str, float | Tensor]]:
+        """The heads' part of the model's own loss, its terms, and what else that loss logs."""
+        if not isinstance(self.model, PredictsReward):
+            return 0.0, {}, {}
+        own = self.model.loss(batch, progress=progress, generator=generator)
+        return _of_heads(own, batch), {name: own.terms[name] for name in HEADS if name in own.terms}, own.scalars
+
+
+def _of_heads(loss: Loss, batch: Batch) -> Tensor | float:
+    """What the heads contribute to the total of a model's loss: minus their log-likelihood per valid step."""
+    return -sum(loss.terms[name].sum() for name in HEADS if name in loss.terms) / batch.valid.sum()
+
+
+def fitting_memory(batch: Batch, bound: Bound, proposal_bound: Bound | None = None) -> AbstractContextManager[None]:
+    """Within, a loss or gradient that memory cannot hold is a ValueError that says what to change.
+
+    Around the gradient, too: what is kept of each particle's steps is not all that it needs.
+    """
+    names = [str(wanted) for wanted in (bound, proposal_bound) if wanted is not None]
+    *shape, steps = batch.rewards.shape
+    what = f"the gradients of {' and '.join(names)} for {math.prod(shape)} windows of {steps} steps"
+    fewer = "" if set(names) == {"elbo"} else "fewer particles or "
+    return memory_errors(what, batch.frames.device, f"use {fewer}a smaller batch_size")
 
 
 def parts_of(model: WorldModel) -> dict[str, list[Tensor]]:

@@ -47,7 +47,7 @@ class VAERNN(SequentialModel):
     feeds_back = True
     starts_from_z = False
     proposal_modules = ("inference",)
-    shared_modules = ("encoder",)
+    shared_modules = ("encoder", "recurrence", "h_0")  # q reads h_t
 
     def __init__(self, config: VAERNNConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)

@@ -9,7 +9,7 @@ Generative model, with frames x, latent variables z, controls u and features phi
 Posterior: q(z_t | x_{1:t}, z_{<t}) = N(mu_q(phi(x_t), h_t), sigma_q^2), which filters.
 
     features "shared"     phi = phi_x: one encoder serves the recurrence and the posterior (both papers)
-             "separate"   the posterior has an encoder of its own, so p and q share no parameter
+             "separate"   the posterior has an encoder of its own; what p and q share is h_t and all that it is made of
 
 Imagination feeds itself: `update` without a frame reads a draw (or the mean) of the model's own output.
 
@@ -59,6 +59,7 @@ class VRNN(SequentialModel):
     config: VRNNConfig
     feeds_back = True
     proposal_modules = ("encoder", "inference")
+    shared_modules = ("recurrence", "z_features", "h_0", "z_0")  # q reads h_t
 
     def __init__(self, config: VRNNConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)
@@ -68,8 +69,9 @@ class VRNN(SequentialModel):
         self.feeds_features = config.features == "shared"
         if not self.feeds_features:
             self.feedback_encoder = frame_encoder(config, spaces)
+            self.shared_modules = (*self.shared_modules, "feedback_encoder")
         else:
-            self.shared_modules, self.proposal_modules = ("encoder",), ("inference",)
+            self.shared_modules, self.proposal_modules = (*self.shared_modules, "encoder"), ("inference",)
         self.z_features = Hidden(z, config)
         self.recurrence = Recurrence(features + config.units + spaces.action_dim, self.h_dim)
         self.prior_head = GaussianHead(self.h_dim, z, config)
