@@ -127,6 +127,19 @@ def test_runs_resumes_and_refuses_other_settings(tmp_path, capsys):
         replace(args, particles=())
 
 
+def test_the_result_holds_pieces_of_its_own_settings_only(tmp_path, capsys, monkeypatch):
+    args = replace(SMALL, out=tmp_path / "out", json=tmp_path / "r.json", figures=tmp_path)
+    experiment.main(replace(args, stages=("toy",)))
+    monkeypatch.setattr("sys.argv", ["reverie", "reproduce", "aesmc-lgssm", "--stages", "gaps", "--out", "/x/out"])
+    experiment.main(replace(args, stages=("gaps",), toy_iterations=7))
+    result = json.loads(args.json.read_text())
+    assert result["config"]["toy_iterations"] == 7
+    assert result["metrics"] and not any(key.startswith("toy/") for key in result["metrics"])
+    assert "left out, as measured with other settings: toy/1, toy/3" in capsys.readouterr().err
+    assert result["command"] == "reverie reproduce aesmc-lgssm --out out"
+    assert str(tmp_path) not in args.json.read_text() and result["config"]["out"] == "out"
+
+
 def test_seeds_are_replicas_that_do_not_touch():
     """Trained side by side, a seed's parameters depend on its own data only."""
     model = ScalarModel(THETA, 0.1).double()

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 from reverie.scripts.reproduce import bouncing_ball_table as ball
+from reverie.scripts.reproduce import experiment
 from reverie.scripts.reproduce import model_table as table
 from reverie.scripts.reproduce import pendulum_table as pendulum
 from reverie.scripts.reproduce.kvae_ball_figures import PAPER
@@ -92,6 +93,61 @@ def test_gaps_are_the_papers_differences(pendulums, monkeypatch):
     assert set(pendulum.REFERENCES["paper"]) & set(metrics)
 
 
+def test_gaps_pair_equal_seeds(pendulums, monkeypatch):
+    bounds = {"kvae-cnn-0": -100.0, "kvae-cnn-1": -90.0, "kvae-cnn-2": -80.0, "dvbf-1": -120.0, "dvbf-2": -130.0}
+    stored = {f"evaluate/{run}": {"metrics": {"elbo": bound}, "seconds": 1.0} for run, bound in bounds.items()}
+    monkeypatch.setattr(pendulum.PendulumTable, "stored", lambda self: stored)
+    metrics = pendulum.PendulumTable(pendulums).metrics()
+    assert metrics["gap/elbo/kvae-cnn/dvbf"] == [30.0, 50.0]
+    assert "gap/elbo/kvae-cnn/dmm" not in metrics
+
+
+def test_pieces_of_other_options_are_refused(pendulums):
+    args = replace(pendulums, models=("kvae-mlp",), stages=("data", "train", "evaluate", "plan"))
+    pendulum.main(args)
+    before = args.json.read_text()
+    for other, message in {
+        "particles": r"evaluate/kvae-mlp-0 in \S+ was measured with --particles 3, this call has --particles 5",
+        "samples": "--samples 39, this call has --samples 5",
+        "episodes": r"plan/kvae-mlp-0 in \S+ was measured with --episodes 2, this call has --episodes 5",
+    }.items():
+        for models in (("kvae-mlp",), ("dvbf",)):  # what the result would hold, whoever is asked for
+            with pytest.raises(ValueError, match=message):
+                pendulum.main(replace(args, models=models, **{other: 5}))
+    assert args.json.read_text() == before
+    assert read(args)["config"]["measured seeds"] == {"evaluate/kvae-mlp": [0], "plan/kvae-mlp": [0]}
+
+
+def test_a_piece_that_does_not_tell_its_options_had_the_defaults(pendulums):
+    folder = pendulums.out / "measured" / "test" / "evaluate"
+    folder.mkdir(parents=True)
+    (folder / "dvbf-1.json").write_text(json.dumps({"metrics": {"elbo": -3.0}, "seconds": 2.0}))
+    defaults = {"particles": 100, "samples": 79, "stages": ()}
+    pendulum.main(replace(pendulums, **defaults))
+    assert read(pendulums)["metrics"]["elbo/dvbf"]["values"] == [-3.0]
+    with pytest.raises(ValueError, match="--particles 100, this call has --particles 3"):
+        pendulum.main(replace(pendulums, stages=()))
+
+
+def test_developing_measures_again_with_other_options(pendulums):
+    args = replace(
+        pendulums, validate=True, json=None, samples=0, models=("dvbf",), stages=("data", "train", "evaluate")
+    )
+    pendulum.main(args)
+    pendulum.main(replace(args, particles=2))
+    path = args.out / "measured" / "validation" / "evaluate" / "dvbf-0.json"
+    assert json.loads(path.read_text())["options"] == {"particles": 2, "samples": 0}
+
+
+def test_every_run_has_its_share_of_the_budget(pendulums, monkeypatch):
+    shares = []
+    monkeypatch.setattr(experiment, "epochs_within", lambda minutes, runs, *_: shares.append(runs) or 3)
+    for models in (("dvbf",), ("kvae-mlp", "dmm")):
+        made = pendulum.PendulumTable(replace(pendulums, models=models, seeds=(0, 1), budget=60.0))
+        assert all(made.training_of(name, 0).epochs == 3 for name in models)
+    assert shares == [len(pendulum.ROWS) * 2] * 3
+
+
 def test_a_pause_is_no_training(tmp_path):
     lines = [json.dumps({"epoch_seconds": seconds}) for seconds in (2.0, 2.0, 500.0, 2.5)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
@@ -115,6 +171,11 @@ def test_the_balls_table_has_the_papers_curves_beside_it(tmp_path, monkeypatch):
         assert {f"r2/vx/filter/{name}", f"mse/open-loop/15/{name}", f"elbo/{name}"} <= set(result["metrics"])
     curve = {key for key in result["references"]["paper"] if key.endswith("/ae-rnn")}
     assert len(curve) == 18 and curve <= set(result["metrics"])
+
+
+def test_both_tables_predict_equally_far():
+    assert ball.STEPS == pendulum.STEPS == (1, 15, 100)
+    assert (ball.CONTEXT, ball.HORIZON) == (pendulum.CONTEXT, pendulum.HORIZON) == (15, 100)
 
 
 @pytest.mark.parametrize("rows", [pendulum.ROWS, ball.ROWS], ids=["pendulum", "ball"])

@@ -1,6 +1,7 @@
 """Pianorolls: reading the published files, refusing others, and the experiment end to end on tiny ones."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -120,13 +121,18 @@ def test_the_experiment_measures_its_keys_and_goes_on(args):
     experiment.main(replace(args, sets=("JSB",)))
     experiment.main(replace(args, sets=("Piano-midi",), models=("srnn-filt",)))
     metrics = json.loads(args.json.read_text())["metrics"]
-    assert len(metrics["JSB/srnn-smooth-res"]["values"]) == 2
-    for name in ("JSB/srnn-filt", "JSB/vrnn", "JSB/gru", "Piano-midi/srnn-filt"):
+    chosen, other = sorted(
+        ("srnn-smooth-res", "srnn-filt"), key=lambda name: -metrics[f"validation/JSB/{name}"]["values"][0]
+    )
+    assert "Piano-midi/gru" not in metrics and len(metrics["Piano-midi/srnn-filt"]["values"]) == 2
+    for name in (f"JSB/{chosen}", f"JSB/{other}", "JSB/vrnn", "JSB/gru"):
         for prefix in ("", "per_step/", "validation/"):
-            assert len(metrics[prefix + name]["values"]) == 1 and metrics[prefix + name]["mean"] < 0
-    chosen = max(("srnn-smooth-res", "srnn-filt"), key=lambda name: metrics[f"validation/JSB/{name}"]["values"][0])
+            found = metrics[prefix + name]
+            assert len(found["values"]) == (2 if name == f"JSB/{chosen}" else 1) and found["mean"] < 0
     assert metrics["JSB"] == metrics[f"JSB/{chosen}"]
     assert metrics["Piano-midi"] == metrics["Piano-midi/srnn-filt"]
+    gap = metrics["JSB"]["values"][0] - metrics["JSB/gru"]["mean"]
+    assert metrics["gap/srnn-gru/JSB"]["values"] == pytest.approx([gap]) and "gap/srnn-gru/Piano-midi" not in metrics
     folder = args.out / "JSB" / "gru" / "seed-0"
     best = max(record["validation_elbo_per_frame"] for record in read_history(folder))
     assert metrics["validation/JSB/gru"]["mean"] == best
@@ -144,6 +150,65 @@ def test_the_models_are_the_papers_variants(args):
         "srnn-filt": ("filtering", False),
     }
     assert found["vrnn"][0] == "vrnn" and found["gru"][0] == "gru" and found["gru"][1]["h_dim"] == 4
+
+
+def test_every_model_has_a_run_before_the_best_variant_has_more(args, monkeypatch):
+    """A later call that asks for other models gives more runs only to what it asks for."""
+    bounds, order = {"srnn-smooth-res": -9.0, "srnn-filt": -8.0}, []
+
+    def train(args, run, music):
+        order.append(tuple(run))
+        folder = run.folder(args)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").touch()
+
+    monkeypatch.setattr(experiment, "train", train)
+    monkeypatch.setattr(experiment, "fits", lambda args, run: True)
+    monkeypatch.setattr(experiment, "_best", lambda folder: bounds.get(folder.parent.name, 0.0))
+    args = replace(args, stages=("train",), validate=True, seeds=(0, 1, 2))
+    experiment.main(args)
+    firsts = [(name, model, 0) for name in args.sets for model in args.models]
+    assert order == firsts + [(name, "srnn-filt", seed) for name in args.sets for seed in (1, 2)]
+    order.clear()
+    experiment.main(replace(args, sets=("JSB",), models=("gru", "srnn-smooth-res")))
+    assert order == [("JSB", "gru", 0), ("JSB", "srnn-smooth-res", 0)]
+
+
+def test_the_headline_is_chosen_by_the_first_seed():
+    run, piece = experiment.Run, {"per_step": -1.0}
+    found = {
+        run("JSB", "srnn-filt", 0): piece | {"per_piece": -6.0, "validation": -7.0},
+        run("JSB", "srnn-filt", 1): piece | {"per_piece": -5.0, "validation": -1.0},
+        run("JSB", "srnn-smooth", 0): piece | {"per_piece": -6.5, "validation": -6.0},
+        run("JSB", "gru", 0): piece | {"per_piece": -7.0, "validation": -2.0},
+    }
+    metrics = experiment.collected(found, 0)
+    assert metrics["JSB"] == [-6.5] and metrics["gap/srnn-gru/JSB"] == [0.5]
+    assert experiment.collected(found, 1)["JSB"] == [-6.0, -5.0]
+    assert "gap/srnn-gru/JSB" not in experiment.collected(found, 1)
+
+
+def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, tmp_path, capsys):
+    args = replace(args, sets=("JSB",), models=("gru",), seeds=(0,))
+    experiment.main(args)
+    result = json.loads(args.json.read_text())
+    assert str(tmp_path) not in args.json.read_text() and result["config"]["data"] == "data"
+    arrays, path = music_arrays(), folder / FILES["JSB"]
+    np.savez(path, **arrays | {"u_test": 1 - arrays["u_test"]})
+    with pytest.raises(ValueError, match=r"JSB-gru-0\.json was measured with other settings \(test\)"):
+        experiment.main(args)
+    np.savez(path, **music_arrays(seed=5))
+    with pytest.raises(ValueError, match=r"holds a run with other settings: \['extra'\] differ"):
+        experiment.main(args)
+    np.savez(path, **arrays)
+    capsys.readouterr()
+    with pytest.raises(ValueError, match="holds no finished run with these settings"):
+        experiment.main(replace(args, d_dim=5, stages=("evaluate",)))
+    assert "left out, as measured with other settings: measured/JSB-gru-0" in capsys.readouterr().err
+    shutil.rmtree(args.out / "JSB")  # and trained anew: another run than the one that was measured
+    again = replace(args, training=replace(args.training, learning_rate=1e-3))
+    with pytest.raises(ValueError, match=r"was measured with other settings \(weights\)"):
+        experiment.main(again)
 
 
 def test_mistaken_options(args):

@@ -1,12 +1,14 @@
 """The KVAE experiments end to end on tiny data: stages, keys, resuming, and what must not be touched."""
 
 import json
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from reverie.scripts.reproduce import experiment
+from reverie.scripts.reproduce import experiment, pieces, polyphonic_music, speech
 from reverie.scripts.reproduce import kvae_ball_figures as figures
 from reverie.scripts.reproduce import kvae_ball_measures as measures
 from reverie.scripts.reproduce import kvae_bouncing_ball as ball
@@ -85,8 +87,43 @@ def test_stages_run_one_by_one_make_one_result(args, monkeypatch):
 
 def test_the_command_of_a_result_names_no_stages():
     given = ["reproduce", "kvae-pendulum", "--seeds", "0", "1", "--stages", "data", "train", "--out", "x"]
-    assert experiment._whole_command(given) == "reverie reproduce kvae-pendulum --seeds 0 1 --out x"
-    assert experiment._whole_command(given[:7]) == "reverie reproduce kvae-pendulum --seeds 0 1"
+    assert pieces.whole_command(given) == "reverie reproduce kvae-pendulum --seeds 0 1 --out x"
+    assert pieces.whole_command(given[:7]) == "reverie reproduce kvae-pendulum --seeds 0 1"
+    assert pieces.whole_command(["--stages=data", "train", "--seeds", "0"]) == "reverie --seeds 0"
+
+
+def test_results_name_no_places():
+    given = ["reproduce", "speech", "--data", "/srv/somebody/timit/", "--json=/srv/r.json", "--out", "runs/x"]
+    assert pieces.whole_command(given) == "reverie reproduce speech --data timit --json=r.json --out runs/x"
+    config = {"out": Path("runs/x"), "inner": {"data": Path("/srv/somebody/timit")}, "some": (Path("/a/b"), 1.5, "/")}
+    assert pieces.without_places(config) == {
+        "out": Path("runs/x"), "inner": {"data": Path("timit")}, "some": [Path("b"), 1.5, "/"],
+    }  # fmt: skip
+
+
+def test_training_is_on_the_device_that_was_asked_for(args, monkeypatch):
+    for name in ("ACCELERATE_USE_CPU", "ACCELERATE_TORCH_DEVICE"):
+        monkeypatch.setenv(name, "nothing")  # restored behind this test
+    current = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+
+    def told():
+        return os.environ["ACCELERATE_USE_CPU"], os.environ.get("ACCELERATE_TORCH_DEVICE")
+
+    ball.BouncingBall(args)
+    assert told() == ("true", None)
+    ball.BouncingBall(replace(args, device="cuda"))
+    assert told() == ("false", None) and not current
+    ball.BouncingBall(replace(args, device="cuda:1"))
+    assert told() == ("false", "cuda:1") and current == ["cuda:1"]
+    for module in (polyphonic_music, speech):  # these fail at their data, when the device is known
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
+        with pytest.raises(FileNotFoundError):
+            module.main(module.Args(data=args.out / "nowhere", out=args.out))
+        assert told() == ("true", None)
+    with pytest.raises(ValueError, match="found device 'cuda:2'"):
+        ball.BouncingBall(replace(args, device="cuda:2"))
 
 
 def test_a_budget_lowers_the_number_of_epochs_once(args, monkeypatch):

@@ -103,3 +103,22 @@ def test_synthetic_audio_trains_and_is_measured(tmp_path, monkeypatch):
     synthesise(tmp_path / "speech", 6, 1.0, seed=1)
     experiment.main(replace(args, data=tmp_path / "speech", models=("srnn-filt",)))
     assert set(json.loads(args.json.read_text())["metrics"]) == {"elbo_per_step/speech/srnn-filt"}
+
+
+def test_a_run_is_used_again_with_its_own_recordings_only(tmp_path):
+    small = SRNNConfig(
+        network="mlp", hidden=(4,), likelihood="gaussian", z_dim=2, units=4, d_dim=4, summary_units=4, inputs="frames"
+    )
+    made = experiment.Args(model=small, length=10, out=tmp_path / "run", json=tmp_path / "result.json")
+    args = replace(made, training=replace(made.training, epochs=1, batch_size=8))
+    for name, seed in {"one": 1, "same": 1, "two": 2}.items():
+        synthesise(tmp_path / name, 6, 0.5, seed=seed)
+    experiment.main(replace(args, data=tmp_path / "one"))
+    result = json.loads(args.json.read_text())
+    assert str(tmp_path) not in args.json.read_text()
+    assert (result["config"]["data"], result["config"]["out"]) == ("one", "run")
+    experiment.main(replace(args, data=tmp_path / "same"))  # wherever they lie
+    assert json.loads(args.json.read_text())["metrics"] == result["metrics"]
+    for other in ({"data": tmp_path / "two"}, {"data": tmp_path / "one", "length": 20}):
+        with pytest.raises(ValueError, match=r"holds a run with other settings: \['extra'\] differ"):
+            experiment.main(replace(args, **other))

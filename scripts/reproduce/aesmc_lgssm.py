@@ -1,6 +1,7 @@
 """Tighter bounds for model and proposal where the evidence is exact (Le et al. 2018, figures 1, 2, 3, 5 and 8).
 
-Stages, each a number of pieces that are kept in the experiment's folder and not computed twice:
+Stages, each a number of pieces that are kept in the experiment's folder and not computed twice (the result is of all
+that have this call's settings):
 
   toy        one Gaussian mean: the learned proposal against its optimum, for more and more particles
   snr        signal-to-noise ratio of the gradients of model and proposal against the number of particles, on a
@@ -20,15 +21,14 @@ we use Adam, and theta starts at (0.1, 0.1): at zero its gradient vanishes.
 
 from __future__ import annotations
 
-import json
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import ui
 from ..results import result_path, write_result
-from .pieces import measure_once
+from .pieces import measure_once, whole_command, with_settings, without_places
 
 STAGES = ("toy", "snr", "model", "proposal", "targets", "gaps")
 
@@ -98,7 +98,7 @@ Metrics = dict[str, list[float]]
 
 
 def main(args: Args) -> None:
-    """Run the chosen stages, and write the result and the figure of everything that the folder has."""
+    """Run the chosen stages, and write the result and the figure of all that the folder has with these settings."""
     from . import aesmc_measures as measures
 
     for stage in args.stages:
@@ -112,7 +112,7 @@ def main(args: Args) -> None:
     rows = [(key, sum(v) / len(v), min(v), max(v)) for key, v in metrics.items() if not key.startswith("curve/")]
     ui.table(("measure", "mean", "lowest", "highest"), rows, title="aesmc-lgssm")
     write_result(
-        args.json, name="aesmc-lgssm", command="reverie " + " ".join(sys.argv[1:]), config=args,
+        args.json, name="aesmc-lgssm", command=whole_command(sys.argv[1:]), config=without_places(asdict(args)),
         metrics={key: value for key, value in metrics.items() if not key.startswith("curve/")},
         references={"optimum": measures.references(metrics)}, seconds=seconds,
     )  # fmt: skip
@@ -129,9 +129,8 @@ def _settings(args: Args) -> dict[str, Any]:
 def _collected(args: Args) -> tuple[Metrics, float]:
     metrics: Metrics = {}
     seconds = 0.0
-    for stage in STAGES:
-        for path in sorted((args.out / stage).glob("*.json")):
-            found = json.loads(path.read_text())
-            metrics |= found["metrics"]
-            seconds += found["seconds"]
+    paths = [path for stage in STAGES for path in sorted((args.out / stage).glob("*.json"))]
+    for found in with_settings(dict.fromkeys(paths, _settings(args))).values():
+        metrics |= found["metrics"]
+        seconds += found["seconds"]
     return metrics, seconds

@@ -15,7 +15,6 @@ bound's. Each model and seed is measured once and kept; killed, the same line go
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +40,8 @@ from .. import ui
 from ..dispatch import unknown
 from ..results import result_path, write_result
 from .aesmc_measures import linear_gaussian
-from .pieces import measure_once
+from .pieces import measure_once, whole_command, with_settings, without_places
+from .training_runs import use_device
 
 VECTORS: dict[str, Any] = {"network": "mlp", "hidden": (64,), "likelihood": "gaussian"}
 LATENT: dict[str, Any] = VECTORS | {"z_dim": 4, "units": 64}
@@ -114,16 +114,18 @@ class Vectors:
 
 
 def main(args: Args) -> None:
-    """Measure what has not been measured, and write the result of everything there is."""
+    """Measure what has not been measured, and write the result of everything there is with these settings."""
+    use_device(args.device)
     for seed in args.seeds:
         for name in args.models or (EXACT, *ROWS):
             measure_once(piece(args, name, seed), settings(args, name), f"{name}, seed {seed}", gaps(args, name, seed))
     metrics, seconds = collected(args)
     report(args, metrics)
+    nothing_left = dict.fromkeys((key for key in metrics if key.startswith("gap/")), 0.0)
     write_result(
-        args.json, name="bound-gaps", command="reverie " + " ".join(sys.argv[1:]), config=args, metrics=metrics,
-        references={"exact evidence": dict.fromkeys((key for key in metrics if key.startswith("gap/")), 0.0)},
-        seconds=seconds, device=args.device,
+        args.json, name="bound-gaps", command=whole_command(sys.argv[1:]), config=without_places(asdict(args)),
+        metrics=metrics, references={"exact evidence": nothing_left}, seconds=seconds,
+        device=args.device,
     )  # fmt: skip
     ui.say(f"wrote {args.json}")
 
@@ -207,12 +209,8 @@ def collected(args: Args) -> tuple[dict[str, list[float]], float]:
     metrics: dict[str, list[float]] = {}
     seconds = 0.0
     for name in (EXACT, *ROWS):
-        wanted = json.loads(json.dumps(settings(args, name)))
-        for path in sorted((args.out / name).glob("seed-*.json")):
-            found = json.loads(path.read_text())
-            if found["settings"] != wanted:
-                ui.say(f"left out, as it was measured with other settings: {path}")
-                continue
+        paths = sorted((args.out / name).glob("seed-*.json"))
+        for found in with_settings(dict.fromkeys(paths, settings(args, name))).values():
             for key, value in found["metrics"].items():
                 metrics.setdefault(f"{key}/{name}", []).append(value)
             seconds += found["seconds"]

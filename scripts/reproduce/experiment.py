@@ -7,7 +7,6 @@ budget decided on the number of epochs.
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
@@ -16,7 +15,8 @@ from typing import Any, NamedTuple
 
 from .. import ui
 from ..results import result_path, write_atomically, write_result
-from .training_runs import epochs_within, newest_checkpoint, train_run
+from .pieces import whole_command, without_places
+from .training_runs import epochs_within, newest_checkpoint, train_run, use_device
 
 
 class Source(NamedTuple):
@@ -68,8 +68,7 @@ class Experiment:
         self.args = args
         self.split = "validation" if args.validate else "test"
         self.opened: dict[str, Any] = {}
-        if args.device == "cpu":
-            os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+        use_device(args.device)
 
     def main(self) -> None:
         """Run the chosen stages and report everything measured so far."""
@@ -173,10 +172,16 @@ class Experiment:
 
     # ---- measurements ----
 
-    def store(self, stage: str, metrics: Mapping[str, Any], seconds: float) -> None:
-        """Keep a stage's measurements, so that the result can be put together from stages run one by one."""
+    def store(
+        self, stage: str, metrics: Mapping[str, Any], seconds: float, options: Mapping[str, Any] | None = None
+    ) -> None:
+        """Keep a stage's measurements, so that the result can be put together from stages run one by one.
+
+        `options` are those that the measurements depend on, where an experiment looks at them later.
+        """
         path = self.args.out / "measured" / self.split / f"{stage}.json"
-        write_atomically(path, json.dumps({"metrics": metrics, "seconds": seconds}, indent=1))
+        found = {"metrics": metrics, "seconds": seconds} | ({} if options is None else {"options": options})
+        write_atomically(path, json.dumps(found, indent=1))
 
     def stored(self) -> dict[str, dict[str, Any]]:
         """Stage -> its measurements, of all stages that have some."""
@@ -202,9 +207,11 @@ class Experiment:
             metrics = {key: value for found in stored for key, value in found["metrics"].items()}
         path = self.args.json or result_path(self.name)
         write_result(
-            path, name=self.name + "-validation" * self.args.validate, command=_whole_command(sys.argv[1:]),
-            config={"split": self.split, **({"epochs": self.training().epochs} if self.trains else {}), **config}
-            | _plain(self.args),
+            path, name=self.name + "-validation" * self.args.validate, command=whole_command(sys.argv[1:]),
+            config=without_places(
+                _plain(self.args)
+                | {"split": self.split, **({"epochs": self.training().epochs} if self.trains else {}), **config}
+            ),
             metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
             device=self.args.device,
         )  # fmt: skip
@@ -214,16 +221,6 @@ class Experiment:
 def _plain(args: Any) -> dict[str, Any]:
     """Arguments as a dictionary, of a dataclass or of a namespace that has some more."""
     return asdict(args) if is_dataclass(args) else vars(args)
-
-
-def _whole_command(arguments: Sequence[str]) -> str:
-    """The command without its choice of stages: a result holds those of earlier calls, too."""
-    kept, dropping = [], False
-    for argument in arguments:
-        dropping = argument == "--stages" or (dropping and not argument.startswith("-"))
-        if not dropping:
-            kept.append(argument)
-    return " ".join(["reverie", *kept])
 
 
 def by_key(per_seed: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:

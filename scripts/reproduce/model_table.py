@@ -2,7 +2,8 @@
 
 A subclass names the models, the data and what is measured, stage by stage. Every stage of every model and seed is a
 piece of its own that is kept; the first seed of all models comes first. The result is written after every piece, of all
-that there are, so a table that was stopped, or that lacks seeds, goes on with the same line.
+that there are, so a table that was stopped, or that lacks seeds, goes on with the same line. All pieces of a table have
+the same options: one that was measured with others is an error.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import statistics
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ ALONG = ("mse", "mse_still", "r2", "coverage-90", "crps")  # measures along the 
 class TableArgs(Options):
     """Options that every table of models has; each adds its folder `out` and its `training`.
 
-    `budget` is the same for each run. A model's row overrides what it needs differently of `training`.
+    Each run has the same share of `budget`, which is for all rows of the table, whichever `models` there are, and for
+    the seeds of the first call. A model's row overrides what it needs differently of `training`.
     """
 
     models: tuple[str, ...] = ()
@@ -55,6 +57,7 @@ class ModelTable(Experiment):
     """Trains and measures the rows; see the module's header."""
 
     all_stages = ("evaluate",)
+    options: Mapping[str, tuple[str, ...]] = {"evaluate": ("particles", "samples")}  # that a stage's pieces depend on
     rows: Mapping[str, Row]
     columns: tuple[str, ...]  # of the printed table: keys without the model's name
     references: Mapping[str, Mapping[str, float]]
@@ -74,6 +77,7 @@ class ModelTable(Experiment):
 
     def main(self) -> None:
         """Every stage of a piece before the next piece."""
+        self.require_same_options()
         if "data" in self.args.stages:
             for name in ("train", "validation"):
                 self.windows(name)
@@ -100,7 +104,7 @@ class ModelTable(Experiment):
         training = replace(self.training(), **row.training, seed=seed)
         if self.args.budget is None:
             return training
-        runs = len(self.models) * len(self.args.seeds)
+        runs = len(self.rows) * len(self.args.seeds)
         return self.within_budget(f"-{name}", runs, asdict(row.config), row.name, training)
 
     def train(self, name: str, seed: int) -> None:
@@ -121,8 +125,31 @@ class ModelTable(Experiment):
             spent = training_time(folder)
             metrics["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
             metrics["seconds"] = spent
-        self.store(piece, metrics, spent + time.monotonic() - started)
+        self.store(piece, metrics, spent + time.monotonic() - started, self.options_of(stage))
         return True
+
+    def options_of(self, stage: str) -> dict[str, Any]:
+        """Those of this call that its pieces depend on."""
+        return {name: getattr(self.args, name) for name in self.options[stage]}
+
+    def require_same_options(self) -> None:
+        """Raise unless all pieces that there are, but those that are measured again, have this call's options.
+
+        A piece that does not say which it had, had the defaults.
+        """
+        defaults = {item.name: item.default for item in fields(self.args)}
+        for piece, measured in self.stored().items():
+            stage, name, seed = parts_of(piece)
+            if self.args.validate and stage in self.args.stages and name in self.models and seed in self.args.seeds:
+                continue
+            found = measured.get("options", {})
+            for option, wanted in self.options_of(stage).items():
+                had = found.get(option, defaults[option])
+                if had != wanted:
+                    raise ValueError(
+                        f"{piece} in {self.args.out} was measured with --{option} {had}, this call has --{option} "
+                        f"{wanted}; give the same, choose another --out, or remove the file to measure it again"
+                    )
 
     def beliefs_and_predictions(self, model: Any, seed: int, context: int, horizon: int) -> dict[str, float]:
         """What `reverie evaluate` measures: bounds and probes on the split in use, predictions on `SPLIT-long`."""
@@ -155,15 +182,27 @@ class ModelTable(Experiment):
         """`KEY/MODEL` -> one number for each seed that was measured."""
         found: dict[str, list[float]] = {}
         for piece, measured in self.stored().items():
-            name = piece.partition("/")[2].rpartition("-")[0]
             for key, value in measured["metrics"].items():
-                found.setdefault(f"{key}/{name}", []).append(value)
+                found.setdefault(f"{key}/{parts_of(piece)[1]}", []).append(value)
+        return found
+
+    def by_seed(self, key: str) -> dict[str, dict[int, float]]:
+        """Row -> seed -> a measure, where it was measured."""
+        found: dict[str, dict[int, float]] = {name: {} for name in self.rows}
+        for piece, measured in self.stored().items():
+            _, name, seed = parts_of(piece)
+            if key in measured["metrics"]:
+                found[name][seed] = measured["metrics"][key]
         return found
 
     def save(self) -> None:
         """Write the result of all pieces there are."""
         rows = {name: asdict(row) for name, row in self.rows.items()}
-        self.write(self.references, {"rows": rows}, metrics=self.metrics())
+        measured: dict[str, list[int]] = {}
+        for piece in self.stored():
+            stage, name, seed = parts_of(piece)
+            measured.setdefault(f"{stage}/{name}", []).append(seed)
+        self.write(self.references, {"rows": rows, "measured seeds": measured}, metrics=self.metrics())
 
     def report(self) -> None:
         """Print the table, and write the result."""
@@ -178,6 +217,13 @@ class ModelTable(Experiment):
         ]
         ui.table(("model", "seeds", *self.columns), rows, title=f"{self.name} ({self.split}), mean over seeds")
         self.save()
+
+
+def parts_of(piece: str) -> tuple[str, str, int]:
+    """Stage, row and seed of a piece."""
+    stage, _, run = piece.partition("/")
+    name, _, seed = run.rpartition("-")
+    return stage, name, int(seed)
 
 
 def kept(metrics: Mapping[str, float], steps: Sequence[int], targets: Mapping[str, str]) -> dict[str, float]:

@@ -12,11 +12,11 @@ and radius are not public, so only differences compare: `gap/iwae-aesmc/K` is ae
 
 Two cores carry the default, K = 10 with 1,000 sequences and 10 epochs; the paper's sizes are for an accelerator:
 `--particles 10 20 40 --train-sequences 4000 --test-sequences 1000 --training.epochs 80 --model.channels 32 64 128`.
-Stages go on where they were stopped:
+Stages go on where they were stopped, and the result is of all runs that were measured with this call's settings:
 
   data        collect
   train       one run for each K, way and seed
-  evaluate    the measure and the gaps
+  evaluate    the measure of each run, once
   pictures    what each model expects behind the screen (docs/figures/moving-agents.png)
 
 Deviations beside those at the head of `vrnn.py`: fewer channels than in the paper by default; both gradients of
@@ -25,18 +25,19 @@ alt are taken at one point.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from reverie.world_models import VRNNConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from .experiment import Experiment, Options, Source, by_key, mean, shown_by
-from .training_runs import training_seconds
+from .experiment import Experiment, Options, Source, mean, shown_by
+from .pieces import measure_once, with_settings
+from .training_runs import has_settings, newest_checkpoint, training_seconds, weights_of
 
 LENGTH, VALIDATION = 40, 200  # frames per sequence; sequences for validation
 SEEDS = {"train": 501, "validation": 502, "test": 503}
@@ -93,6 +94,17 @@ def main(args: Args) -> None:
     MovingAgents(args).main()
 
 
+class Run(NamedTuple):
+    """One VRNN; as text it names its measurement."""
+
+    method: Method
+    particles: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.method}-{self.particles}-{self.seed}"
+
+
 class MovingAgents(Experiment):
     """The stages; see the module's header."""
 
@@ -108,12 +120,25 @@ class MovingAgents(Experiment):
         args = self.args
         return len(args.seeds) * len(args.methods) * len(args.particles), asdict(args.model)
 
-    def training(self) -> TrainingConfig:
-        return replace(super().training(), **bounds_of("aesmc", max(self.args.particles)))
+    def within_budget(
+        self, label: str, runs: int, config: Mapping[str, Any], model_name: str, training: TrainingConfig
+    ) -> TrainingConfig:
+        """The trial that tells the speed is of the slowest kind of run."""
+        slowest = replace(training, **bounds_of("aesmc", max(self.args.particles)))
+        return super().within_budget(label, runs, config, model_name, slowest)
 
-    def folder(self, method: str, particles: int, seed: int) -> Path:
+    def training_of(self, run: Run) -> TrainingConfig:
+        """Settings of a run."""
+        return replace(self.training(), seed=run.seed, **bounds_of(run.method, run.particles))
+
+    def folder(self, run: Run) -> Path:
         """Of a run."""
-        return self.args.out / f"{method}-{particles}" / f"seed-{seed}"
+        return self.args.out / f"{run.method}-{run.particles}" / f"seed-{run.seed}"
+
+    def runs(self) -> list[Run]:
+        """Those that this call asks for."""
+        args = self.args
+        return [Run(way, k, seed) for k in args.particles for seed in args.seeds for way in args.methods]
 
     def data(self) -> None:
         """Collect what training reads; test sequences are collected where they are measured."""
@@ -122,44 +147,47 @@ class MovingAgents(Experiment):
 
     def train(self) -> None:
         """Every number of particles, method and seed."""
-        for particles in self.args.particles:
-            for seed in self.args.seeds:
-                for method in self.args.methods:
-                    training = replace(self.training(), seed=seed, **bounds_of(method, particles))
-                    label = f"{method}-{particles}, seed {seed}"
-                    self.run(self.folder(method, particles, seed), self.args.model, training, label)
+        for run in self.runs():
+            self.run(self.folder(run), self.args.model, self.training_of(run), str(run))
+
+    def piece(self, run: Run) -> Path:
+        """Of a run's measurement."""
+        return self.args.out / "measured" / self.split / "evaluate" / f"{run}.json"
+
+    def settings(self, run: Run) -> dict[str, Any] | None:
+        """What a measurement depends on; None if there is no run that has this call's settings."""
+        folder = self.folder(run)
+        if not has_settings(folder, asdict(self.args.model), self.training_of(run)):
+            return None
+        trained = newest_checkpoint(folder) if self.args.validate else folder
+        sequences = [self.args.train_sequences, VALIDATION if self.args.validate else self.args.test_sequences]
+        return {"weights": weights_of(trained), "sequences": sequences, "length": LENGTH}
 
     def evaluate(self) -> None:
-        """The measure of every run, and its differences between methods."""
-        started, seconds, per_seed = time.monotonic(), 0.0, []
-        for seed in self.args.seeds:
-            found: dict[str, float] = {}
-            for particles in self.args.particles:
-                for method in self.args.methods:
-                    folder = self.folder(method, particles, seed)
-                    with ui.progress(f"{method}-{particles}, seed {seed}") as advance:
-                        measured = self.measure(self.load(folder), particles, seed, shown_by(advance))
-                    found |= {f"{key}/{particles}/{method}": value for key, value in measured.items()}
-                    seconds += training_seconds(folder)
-                ours = {method: found[f"bound/{particles}/{method}"] for method in self.args.methods}
-                if "iwae" in ours:
-                    gaps = {method: bound - ours["iwae"] for method, bound in ours.items() if method != "iwae"}
-                    found |= {f"gap/iwae-{method}/{particles}": gap for method, gap in gaps.items()}
-            per_seed.append(found)
-        self.store("evaluate", by_key(per_seed), seconds + time.monotonic() - started)
+        """The measure of every run."""
+        for run in self.runs():
+            path, settings = self.piece(run), self.settings(run)
+            if settings is None:
+                raise ValueError(
+                    f"{self.folder(run)} holds no run with this call's settings; run the stage `train`, or give the "
+                    "settings that it was trained with"
+                )
+            if self.args.validate:  # training may have gone on since
+                path.unlink(missing_ok=True)
+            measure_once(path, settings, str(run), partial(self.measure, run))
 
-    def measure(self, model: Any, particles: int, seed: int, show: Any) -> dict[str, float]:
-        """Both bounds of one model with K particles in nats per sequence, and the higher one."""
+    def measure(self, run: Run, advance: Callable[..., None]) -> dict[str, float]:
+        """Both bounds of a run's model with K particles in nats per sequence, and the higher one."""
         from reverie.world_models import evaluation as ev
         from reverie.world_models.bounds import Bound
         from reverie.world_models.training import seeded
 
-        data, found = self.windows(self.split), {}
+        model, data, found = self.load(self.folder(run)), self.windows(self.split), {}
         for stream, kind in enumerate(("iwae", "fivo")):
-            bound = Bound.parse(f"{kind}-{particles}")
-            generator = seeded(seed, stream, 0, self.args.device)
+            bound = Bound.parse(f"{kind}-{run.particles}")
+            generator = seeded(run.seed, stream, 0, self.args.device)
             estimate = lambda batch, b=bound, g=generator: b(model, batch, generator=g)  # noqa: E731
-            found[kind] = ev.bound(estimate, model, data, chunk=50, on_progress=show)[0]
+            found[kind] = ev.bound(estimate, model, data, chunk=50, on_progress=shown_by(advance))[0]
         return found | {"bound": max(found.values())}
 
     def pictures(self) -> None:
@@ -167,18 +195,49 @@ class MovingAgents(Experiment):
         from .moving_agents_pictures import draw
 
         particles, seed = min(self.args.particles), self.args.seeds[0]
-        models = {method: self.load(self.folder(method, particles, seed)) for method in self.args.methods}
+        models = {method: self.load(self.folder(Run(method, particles, seed))) for method in self.args.methods}
         draw(models, self.windows(self.split), self.args.figures / "moving-agents.png")
+
+    def measured(self, *, say: bool = False) -> dict[Run, dict[str, Any]]:
+        """Measurements with this call's settings, of all its runs and others, ordered by particles and seed."""
+        paths = self.piece(Run("iwae", 0, 0)).parent.glob("*-*-*.json")
+        parts = [path.stem.split("-") for path in paths]
+        runs = [Run(way, int(particles), int(seed)) for way, particles, seed in parts if way in METHODS]
+        runs.sort(key=lambda run: (run.particles, run.seed, METHODS.index(run.method)))
+        found = with_settings({self.piece(run): self.settings(run) for run in runs}, say=say)
+        return {run: found[self.piece(run)] for run in runs if self.piece(run) in found}
+
+    def stored(self) -> dict[str, dict[str, Any]]:
+        """Measurements by the names of their runs, with the time that both took."""
+        return {
+            str(run): piece | {"seconds": piece["seconds"] + training_seconds(self.folder(run))}
+            for run, piece in self.measured().items()
+        }
 
     def report(self) -> None:
         """The table, and the result file."""
-        stored = self.stored()
-        if not stored:
+        measured, paper = self.measured(say=True), REFERENCES["paper"]
+        if not measured:
             return
-        metrics, paper = stored["evaluate"]["metrics"], REFERENCES["paper"]
+        metrics = collected({run: piece["metrics"] for run, piece in measured.items()})
         rows = [(key, mean(metrics, key), min(metrics[key]), max(metrics[key]), paper.get(key)) for key in metrics]
         ui.table(("nats per sequence", "mean", "lowest", "highest", "paper"), sorted(rows), title=self.name)
-        self.write(REFERENCES, {"seeds of the data": SEEDS})
+        runs = [str(run) for run in measured]
+        self.write(REFERENCES, {"seeds of the data": SEEDS, "measured runs": runs}, metrics=metrics)
+
+
+def collected(found: Mapping[Run, Mapping[str, float]]) -> dict[str, list[float]]:
+    """Measures of runs -> `KEY/K/METHOD`, one number per seed; and the gaps of the seeds that both methods have."""
+    metrics: dict[str, list[float]] = {}
+    for run, measures in found.items():
+        for key, value in measures.items():
+            metrics.setdefault(f"{key}/{run.particles}/{run.method}", []).append(value)
+    for run, measures in found.items():
+        other = found.get(run._replace(method="iwae"))
+        if run.method != "iwae" and other is not None:
+            key = f"gap/iwae-{run.method}/{run.particles}"
+            metrics.setdefault(key, []).append(measures["bound"] - other["bound"])
+    return metrics
 
 
 def bounds_of(method: str, particles: int) -> dict[str, str]:

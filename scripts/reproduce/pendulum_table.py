@@ -101,6 +101,7 @@ class PendulumTable(ModelTable):
 
     name = "pendulum-table"
     all_stages = ("evaluate", "plan")
+    options: Mapping[str, tuple[str, ...]] = {**ModelTable.options, "plan": ("episodes",)}
     rows = ROWS
     references = REFERENCES
     baselines: Mapping[str, Any] | None = None
@@ -131,11 +132,11 @@ class PendulumTable(ModelTable):
         return found if scaled is None else found | {"normalised_return": scaled}
 
     def metrics(self) -> dict[str, list[float]]:
-        """And the papers' gaps, and the rank of every row by its mean bound."""
-        found = super().metrics()
+        """And the papers' gaps, seed by seed, and the rank of every row by its mean bound."""
+        found, elbo = super().metrics(), self.by_seed("elbo")
         for other in ("dvbf", "dmm"):
-            pairs = zip(found.get("elbo/kvae-cnn", ()), found.get(f"elbo/{other}", ()), strict=False)
-            if gaps := [best - bound for best, bound in pairs]:
+            both = sorted(elbo["kvae-cnn"].keys() & elbo[other].keys())
+            if gaps := [elbo["kvae-cnn"][seed] - elbo[other][seed] for seed in both]:
                 found[f"gap/elbo/kvae-cnn/{other}"] = gaps
                 found[f"gap/elbo_per_frame/kvae-cnn/{other}"] = [gap / LENGTH for gap in gaps]
         bounds = {name: found[f"elbo/{name}"] for name in self.rows if f"elbo/{name}" in found}

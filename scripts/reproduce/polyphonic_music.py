@@ -2,29 +2,38 @@
 
 Stages, each of which goes on from what the folder has:
 
-  train      every model on every chosen set, the headline variant with all seeds, the others with the first
+  train      every model on every chosen set with the first seed, then the headline variant with the other seeds
   evaluate   validation and test bound of each finished run; a test set is looked at once per run
 
-Chunks of 100 steps are read as 16 streams side by side with the state carried from one to the next, and the first input
-of a stream is learned. The weights with the best validation bound are kept. Measures are in nats per step and in the
-paper's accounting: the bound of a piece over its length, averaged over pieces, not weighted by length (that is
-`per_step/...`). A key without a model is the SRNN variant that is best on validation.
+The headline is the SRNN variant with the best validation bound by the first seed, of those that are trained; its key is
+the set alone. The result is of all runs that have this call's settings.
+
+Chunks of 100 steps are read as 16 streams side by side with the state carried from one to the next. The weights with
+the best validation bound are kept. Measures are in nats per step and in the paper's accounting: the bound of a piece
+over its length, averaged over pieces, not weighted by length (that is `per_step/...`). `gap/srnn-gru/SET` is the
+headline's less the GRU's, by the first seed.
 
 The data are not part of this package: `--data` names a folder with the npz files of the SRNN's public repository.
 
 A test piece is conditioned on its first frame, as published. Deviations from the public code, beside those at the head
-of `srnn.py`: the validation bound decides when to stop. For two cores, networks are smaller, and 32 epochs at a
-higher rate replace 50 at 1e-3; the paper's, for an accelerator and all four sets, are `--sets JSB Nottingham MuseData
-Piano-midi --d-dim 300 --z-dim 100 --units 500 --training.epochs 50 --training.learning-rate 1e-3
---training.decay-after 20 --training.kl-warmup 0.4`. Both have one sample of z per step.
+of `srnn.py`:
+- the validation bound decides when to stop.
+- a stream begins with a learned h_0 and z_0 and an input of zeros, not with the frame before it. A piece begins with
+  one step more, in which the model filters the frame before; that step is not counted.
+- encoder and emission have ReLUs; only the networks of prior and posterior have the "leaky" rectifier.
+- weights start as torch's layers do by default, not by Glorot's rule, nor orthogonal in the recurrences.
+- for two cores, networks are smaller, and 32 epochs at a higher rate replace 50 at 1e-3; the paper's, for an
+  accelerator and all four sets, are `--sets JSB Nottingham MuseData Piano-midi --d-dim 300 --z-dim 100 --units 500
+  --training.epochs 50 --training.learning-rate 1e-3 --training.decay-after 20 --training.kl-warmup 0.4`.
+Both have one sample of z per step.
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -34,12 +43,13 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from ..polyphonic import FILES, NOTES, STREAMS, Music, Pianorolls, read_music
-from ..results import result_path, write_atomically, write_result
-from .training_runs import train_run, training_seconds
+from ..results import result_path, write_result
+from .pieces import measure_once, whole_command, with_settings, without_places
+from .training_runs import fingerprint, has_settings, train_run, training_seconds, use_device, weights_of
 
 SETS = tuple(FILES)
-HEADLINE = "srnn-smooth-res"
-MODELS = (HEADLINE, "srnn-smooth", "srnn-filt-res", "srnn-filt", "vrnn", "gru")
+VARIANTS = ("srnn-smooth-res", "srnn-smooth", "srnn-filt-res", "srnn-filt")  # one of which is the headline
+MODELS = (*VARIANTS, "vrnn", "gru")
 REFERENCES = {
     "SRNN": {"Nottingham": -2.94, "JSB": -4.74, "MuseData": -6.28, "Piano-midi": -8.20},
     "TSBN": {"Nottingham": -3.67, "JSB": -7.48, "MuseData": -6.81, "Piano-midi": -7.98},
@@ -61,7 +71,7 @@ class Args:
     models: tuple[str, ...] = MODELS
     """Which models."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Of the headline variant; the others have the first one."""
+    """The first is every model's, the others are the headline variant's."""
     stages: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
     """What to run."""
     validate: bool = False
@@ -125,22 +135,41 @@ def model_of(args: Args, name: str) -> tuple[str, dict[str, Any]]:
 
 
 def main(args: Args) -> None:
-    """Run the chosen stages and report everything that the folder has."""
+    """Run the chosen stages and report everything that the folder has with these settings."""
+    use_device(args.device)
+    first, *others = args.seeds
     for name in args.sets:
-        music = read_music(args.data, name)
-        for run in _runs(args, (name,), args.models):
-            if "train" in args.stages:
-                train(args, run, music)
-            if "evaluate" in args.stages and not args.validate:
-                evaluate(args, run, music)
+        work(args, name, [Run(name, model, first) for model in args.models])
+    for name in args.sets:  # which variant has more runs is known when all have one
+        best = headline(args, name)
+        work(args, name, [Run(name, best, seed) for seed in others] if best in args.models else [])
     report(args)
 
 
-def _runs(args: Args, sets: Sequence[str], models: Sequence[str]) -> Iterator[Run]:
-    for name in sets:
-        for model in models:
-            for seed in args.seeds if model == HEADLINE else args.seeds[:1]:
-                yield Run(name, model, seed)
+def work(args: Args, name: str, runs: Sequence[Run]) -> None:
+    """The chosen stages of runs on one set."""
+    music = read_music(args.data, name) if runs else None
+    for run in runs:
+        if "train" in args.stages:
+            train(args, run, music)
+        if "evaluate" in args.stages and not args.validate:
+            evaluate(args, run, music)
+
+
+def headline(args: Args, name: str) -> str | None:
+    """The SRNN variant that is best on validation by the first seed, of those that are trained."""
+    bounds = {}
+    for model in VARIANTS:
+        run = Run(name, model, args.seeds[0])
+        if fits(args, run) and (run.folder(args) / "config.json").is_file():
+            bounds[model] = _best(run.folder(args))
+    return best_of(bounds)
+
+
+def best_of(bounds: Mapping[str, float | None]) -> str | None:
+    """The name with the highest bound."""
+    known = {name: bound for name, bound in bounds.items() if bound is not None}
+    return max(known, key=known.__getitem__, default=None)
 
 
 def train(args: Args, run: Run, music: Music) -> None:
@@ -148,27 +177,39 @@ def train(args: Args, run: Run, music: Music) -> None:
     from reverie.world_models import Spaces
 
     registered, config = model_of(args, run.model)
+    data = {"train": fingerprint(music.train.arrays), "validation": fingerprint(music.validation.arrays)}
     train_run(
         run.folder(args), registered, config, music.train, replace(args.training, seed=run.seed),
-        Spaces((NOTES,), 1), validation=music.validation, label=" ".join(map(str, run)), extra={"set": run.music},
+        Spaces((NOTES,), 1), validation=music.validation, label=" ".join(map(str, run)),
+        extra={"set": run.music, "data": data},
     )  # fmt: skip
 
 
+def fits(args: Args, run: Run) -> bool:
+    """Whether the folder has this run with this call's settings."""
+    return has_settings(run.folder(args), model_of(args, run.model)[1], replace(args.training, seed=run.seed))
+
+
 def evaluate(args: Args, run: Run, music: Music) -> None:
-    """Measure a finished run, once."""
+    """Measure a finished run that has this call's settings, once."""
+    folder = run.folder(args)
+    if not ((folder / "config.json").is_file() and fits(args, run)):
+        return
+    test = fingerprint({**music.test.arrays, "before": music.test.before})
+    settings = {"weights": weights_of(folder), "test": test}
+    measure_once(run.measured(args), settings, f"testing {' '.join(map(str, run))}", partial(measure, args, run, music))
+
+
+def measure(args: Args, run: Run, music: Music, advance: Callable[..., None]) -> dict[str, float | None]:
+    """Bounds on the test pieces, in both accountings, and the best one on validation, in nats per step."""
     from reverie.world_models.checkpoints import load
 
-    folder, path = run.folder(args), run.measured(args)
-    if path.exists() or not (folder / "config.json").is_file():
-        return
-    bounds = piece_bounds(load(folder, args.device), music.test, args.device)
-    found = {
+    bounds = piece_bounds(load(run.folder(args), args.device), music.test, args.device)
+    return {
         "per_piece": float((bounds / music.test.lengths).mean()),
         "per_step": float(bounds.sum() / music.test.lengths.sum()),
-        "validation": _best(folder),
-        "seconds": training_seconds(folder),
+        "validation": _best(run.folder(args)),
     }
-    write_atomically(path, json.dumps(found, indent=1))
 
 
 def piece_bounds(model: Any, pieces: Pianorolls, device: str = "cpu", group: int = STREAMS) -> np.ndarray:
@@ -204,35 +245,56 @@ def _best(folder: Path) -> float | None:
 
 def report(args: Args) -> None:
     """Show validation bounds; after an evaluation, write the result of everything measured."""
+    runs = _runs(args)
     if args.validate:
-        rows = [(*run, _best(run.folder(args))) for run in _runs(args, SETS, MODELS)]
+        rows = [(*run, _best(run.folder(args))) for run in runs]
         ui.table(("set", "model", "seed", "validation, nats per step"), [r for r in rows if r[-1] is not None])
         return
-    paths = {run: run.measured(args) for run in _runs(args, SETS, MODELS)}
-    found = {run: json.loads(path.read_text()) for run, path in paths.items() if path.exists()}
+    measured = [run for run in runs if run.measured(args).exists()]
+    wanted = {r.measured(args): {"weights": weights_of(r.folder(args))} if fits(args, r) else None for r in measured}
+    kept = with_settings(wanted)
+    found = {run: kept[run.measured(args)] for run in measured if run.measured(args) in kept}
     if not found:
-        raise ValueError(f"{args.out} holds no finished run to report; run the stages train and evaluate")
-    metrics = collected(found)
+        raise ValueError(
+            f"{args.out} holds no finished run with these settings to report; run the stages train and evaluate"
+        )
+    metrics = collected({run: piece["metrics"] for run, piece in found.items()}, args.seeds[0])
     rows = [(key, sum(values) / len(values), len(values)) for key, values in metrics.items() if key[0].isupper()]
     ui.table(("test bound, nats per step", "mean", "seeds"), rows, title="polyphonic-music")
     write_result(
-        args.json, name="polyphonic-music", command="reverie " + " ".join(sys.argv[1:]),
-        config=args, metrics=metrics, references=REFERENCES, seconds=sum(one["seconds"] for one in found.values()),
+        args.json, name="polyphonic-music", command=whole_command(sys.argv[1:]),
+        config=without_places(asdict(args)), metrics=metrics, references=REFERENCES,
+        seconds=sum(piece["seconds"] + training_seconds(run.folder(args)) for run, piece in found.items()),
         device=args.device,
     )  # fmt: skip
     ui.say(f"wrote {args.json}")
 
 
-def collected(found: dict[Run, dict[str, float]]) -> dict[str, list[float]]:
-    """Measurements of runs -> metrics; of each set also the SRNN variant that is best on validation."""
+def _runs(args: Args) -> list[Run]:
+    """All runs that the folder has, of this call and others."""
+    found = []
+    for name in SETS:
+        for model in MODELS:
+            seeds = [path.name.removeprefix("seed-") for path in (args.out / name / model).glob("seed-*")]
+            found += [Run(name, model, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdigit())]
+    return found
+
+
+def collected(found: Mapping[Run, Mapping[str, float]], first: int) -> dict[str, list[float]]:
+    """Measurements of runs -> metrics; of each set also the headline's, and by how much it is above the GRU.
+
+    The headline is chosen by the seed `first`, so that a variant with more seeds has no advantage.
+    """
     metrics: dict[str, list[float]] = {}
     for run, one in found.items():
         for prefix, name in (("", "per_piece"), ("per_step/", "per_step"), ("validation/", "validation")):
             metrics.setdefault(f"{prefix}{run.music}/{run.model}", []).append(one[name])
     for name in dict.fromkeys(run.music for run in found):
-        # by the first seed of each, so that a variant with more seeds has no advantage
-        first = {run.model: one["validation"] for run, one in reversed(found.items()) if run.music == name}
-        variants = {model: value for model, value in first.items() if model.startswith("srnn")}
-        if variants:
-            metrics[name] = metrics[f"{name}/{max(variants, key=variants.__getitem__)}"]
+        once = {run.model: one for run, one in found.items() if (run.music, run.seed) == (name, first)}
+        best = best_of({model: once[model]["validation"] for model in VARIANTS if model in once})
+        if best is None:
+            continue
+        metrics[name] = metrics[f"{name}/{best}"]
+        if "gru" in once:
+            metrics[f"gap/srnn-gru/{name}"] = [once[best]["per_piece"] - once["gru"]["per_piece"]]
     return metrics

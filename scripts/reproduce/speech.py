@@ -3,7 +3,8 @@
 `--data` names a folder of WAV files, such as TIMIT or Blizzard, which are not free: no figure is claimed for them.
 Without it the experiment runs on hums that it synthesises, which shows that the machinery works and nothing else.
 Measures are test ELBOs of recordings in nats, per step of 200 samples of the standardised waveform; a recording is cut
-into windows of `--length` steps, each of which starts afresh.
+into windows of `--length` steps, each of which starts afresh. A finished run is used again, with the same recordings
+and length only.
 
 The paper's sizes: `--model.d-dim 1024 --model.summary-units 1024 --model.z-dim 256 --model.units 1024` (2048 units of d
 and a for Blizzard), rate 1e-3 (3e-4), batches of 64 (128), KL weight from .2.
@@ -22,7 +23,8 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from ..results import result_path, write_result
 from ..speech import SAMPLES, read_speech, synthesise
-from .training_runs import train_run
+from .pieces import whole_command, without_places
+from .training_runs import fingerprint, train_run, use_device
 
 VARIANTS = {
     "srnn-smooth-res": {"inference": "smoothing", "residual": True},
@@ -77,24 +79,27 @@ def main(args: Args) -> None:
     from reverie.world_models.checkpoints import load
     from reverie.world_models.training import seeded
 
+    use_device(args.device)
     start, folder, kind = time.perf_counter(), args.data, "speech"
     if folder is None:
         folder, kind = args.out / "hums", "synthetic"
         if not folder.is_dir():
             synthesise(folder, HUMS, SECONDS, seed=0)
     parts = read_speech(folder, args.length)
-    metrics = {}
+    metrics: dict[str, float] = {}
+    facts = {"length": args.length, **{name: fingerprint(parts[name].arrays) for name in ("train", "validation")}}
     for name in args.models:
         run = train_run(
             args.out / kind / name, "srnn", asdict(replace(args.model, **VARIANTS[name])), parts["train"],
             args.training, Spaces((SAMPLES,), 1), validation=parts["validation"], label=f"{kind} {name}",
+            extra={"data": facts},
         )  # fmt: skip
         model, generator = load(run, args.device), seeded(0, 0, 0, args.device)
         _, per_step = ev.bound(lambda batch, m=model, g=generator: elbo(m, batch, generator=g), model, parts["test"])
         metrics[f"elbo_per_step/{kind}/{name}"] = per_step
     ui.table(("test bound, nats per step", "value"), list(metrics.items()), title=str(folder))
     write_result(
-        args.json, name="speech", command="reverie " + " ".join(sys.argv[1:]), config=args, metrics=metrics,
-        seconds=time.perf_counter() - start, device=args.device,
+        args.json, name="speech", command=whole_command(sys.argv[1:]), config=without_places(asdict(args)),
+        metrics=metrics, seconds=time.perf_counter() - start, device=args.device,
     )  # fmt: skip
     ui.say(f"wrote {args.json}")

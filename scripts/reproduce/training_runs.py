@@ -2,14 +2,45 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import ui
+
+
+def use_device(device: str) -> None:
+    """Train on cpu, cuda or cuda:N from here on: Accelerate, which takes a GPU wherever there is one, is told by its
+    environment variables, before the first training of this process.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    os.environ["ACCELERATE_USE_CPU"] = str(device == "cpu").lower()
+    os.environ.pop("ACCELERATE_TORCH_DEVICE", None)
+    if device != "cpu":
+        import torch
+        from reverie.world_models.checkpoints import usable_device
+
+        if usable_device(device).index is not None:
+            os.environ["ACCELERATE_TORCH_DEVICE"] = device
+            torch.cuda.set_device(device)  # of whatever says just "cuda"
+
+
+def fingerprint(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What tells a data set from another, wherever it lies: shape of the frames, and a checksum of all arrays."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]))
+    return {"shape": list(arrays["frames"].shape), "sha256": digest.hexdigest()}
 
 
 def train_run(
@@ -60,6 +91,23 @@ def newest_checkpoint(folder: Path) -> Path:
     if not snapshots:
         raise FileNotFoundError(f"{folder} holds no trained model; run the stage `train` first")
     return snapshots[-1]
+
+
+def weights_of(folder: Path) -> str | None:
+    """A checksum of a trained model's weights, by which a measurement knows its run; None where there are none."""
+    path = folder / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def has_settings(folder: Path, config: Mapping[str, Any], training: Any) -> bool:
+    """Whether `folder` has a run of this model with these settings; one that is younger than it had its default."""
+    path = folder / "training.json"
+    if not path.exists():
+        return False
+    found = json.loads(path.read_text())
+    wanted = json.loads(json.dumps({"config": dict(config), "training": asdict(training)}))
+    defaults = json.loads(json.dumps(asdict(type(training)())))
+    return found["config"] == wanted["config"] and defaults | found["training"] == wanted["training"]
 
 
 def training_seconds(folder: Path) -> float:
