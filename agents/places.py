@@ -91,14 +91,12 @@ class GoalPlace(PlaceObjective):
 
         `info` has `goal_distance` (B,), by how many deviations the nearest view in memory differs from the goal, and
         `exploring` (B,) bool, where that is too much.
+
+        Raises:
+            ValueError: without a goal, for goals of another shape, number or dtype, or that are not finite.
         """
         _need_places(model, self)
-        if self.goal is None:
-            raise ValueError("GoalPlace has no goal yet; give it one with with_goal(frames)")
-        shape = model.spaces.frame_shape
-        if tuple(self.goal.shape[-len(shape) :]) != shape or self.goal.ndim > len(shape) + 1:
-            raise ValueError(f"a goal frame must have shape {shape} or (B, *{shape}), found {tuple(self.goal.shape)}")
-        found = model.locate(state, self.goal.expand(*state.batch_shape, *shape))
+        found = model.locate(state, self._frames(model, state))
         graph, batch = survey(model, state), state.batch_shape[0]
         row, point = np.arange(batch), _in_steps(found.position, graph)
         exploring = (found.distance > self.seen).cpu().numpy() & (self.along == "graph")
@@ -116,6 +114,22 @@ class GoalPlace(PlaceObjective):
             to_go = graph.to_go(graph.steps_to(row, point), found.distance, heading, turning)
         info = {"goal_distance": found.distance, "exploring": torch.as_tensor(exploring, device=found.distance.device)}
         return Approach(to_go, model.position(state), info)
+
+    def _frames(self, model, state) -> Tensor:
+        """The goal of each situation, (B, *frame)."""
+        if self.goal is None:
+            raise ValueError("GoalPlace has no goal yet; give it one with with_goal(frames)")
+        shape, found = model.spaces.frame_shape, tuple(self.goal.shape)
+        if found[-len(shape) :] != shape or self.goal.ndim > len(shape) + 1:
+            raise ValueError(f"a goal frame must have shape {shape} or (B, *{shape}), found {found}")
+        if self.goal.ndim > len(shape) and found[0] not in (1, *state.batch_shape):
+            raise ValueError(f"expected one goal frame, or one for each of {state.batch_shape[0]}, found {found[0]}")
+        dtype = getattr(model, "dtype", None) or (self.goal.dtype if self.goal.is_floating_point() else torch.float32)
+        if self.goal.dtype != dtype:
+            raise ValueError(f"goal frames must be {dtype}, found {self.goal.dtype}; Spaces.frames converts a world's")
+        if not bool(torch.isfinite(self.goal).all()):
+            raise ValueError("a goal frame must be finite, found NaN or infinity; no path leads there")
+        return self.goal.expand(*state.batch_shape, *shape)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,13 @@ TASKS = {"smooth": "smoothing", "filter": "filtering", "generate": "generating"}
 
 TRUTH = {"sin": "sin of the angle", "cos": "cos", "velocity": "angular velocity"}
 NETWORKS = {"kvae-cnn": "KVAE, convolutions", "kvae-mlp": "KVAE, MLP", "dvbf": "DVBF", "dkf": "DKF"}
+FAMILY = NETWORKS | {
+    "dmm": "DMM",
+    "vrnn": "VRNN",
+    "srnn": "SRNN",
+    "vae-rnn": "VAE-RNN",
+    "rssm": "RSSM",
+}
 
 
 SB3_TASKS = {"pendulum": "swing-up", "ball-to-goal": "ball to goal", "image-navigation": "image navigation"}
@@ -89,6 +96,24 @@ TABLES = {
         NETWORKS,
         references=("paper",),
         digits=4,
+    ),
+    "models-bounds": Table(
+        "pendulum-table",
+        "{column}/{row}",
+        "damped pendulum, nats a sequence",
+        FAMILY,
+        {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"},
+    ),
+    "models-r2-smooth": Table("pendulum-table", "r2/{column}/smooth/{row}", "R², smoothed", FAMILY, TRUTH),
+    "models-r2-filter": Table("pendulum-table", "r2/{column}/filter/{row}", "R², filtered", FAMILY, TRUTH),
+    "models-ahead": Table(
+        "pendulum-table", "r2/velocity/open-loop/{column}/{row}", "R² of the velocity, steps ahead", FAMILY
+    ),
+    "models-coverage": Table(
+        "pendulum-table", "coverage-90/velocity/open-loop/{column}/{row}", "inside 90 % interval, steps ahead", FAMILY
+    ),
+    "models-planning": Table(
+        "pendulum-table", "{column}/{row}", "swing-up by CEM", FAMILY, {"normalised_return": "normalised return"}
     ),
     "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up", columns=PLANNING),
     "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal", columns=PLANNING),
@@ -154,7 +179,7 @@ TABLES = {
             "random": "random",
             "true-map": "plans on the true map",
         },
-        {"success": "arrives", "path_ratio": "steps over the shortest", "coverage": "explored before"},
+        {"success": "arrives", "path_ratio": "steps over the shortest, estimated", "coverage": "explored before"},
     ),
     "gtm-navigate-anywhere": Table(
         "gtm-sm-navigate",

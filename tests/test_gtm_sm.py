@@ -7,7 +7,7 @@ import pytest
 import torch
 from reverie.world_models import GTMSM, KVAE, Batch, GTMSMConfig, KVAEConfig, Spaces, State
 from reverie.world_models.capabilities import RemembersPlaces
-from reverie.world_models.gtm_landmarks import Landmarks, view_distance
+from reverie.world_models.gtm_landmarks import Landmarks, view_distance, way_to
 from reverie.world_models.gtm_schedule import Phase, Pieces
 from torch.distributions import Normal, kl_divergence
 
@@ -151,7 +151,8 @@ def test_landmarks_correct_as_the_equations_say(surprise):
 
 
 def test_surprises_come_as_often_as_they_should():
-    model = built(inference="landmark", transition="linear", position_std=1e-3, surprise=0.2, surprise_std=3.0)
+    options = {"inference": "landmark", "transition": "linear", "surprise": 0.2, "surprise_std": 3.0}
+    model = built(replace(SPACES, discrete_actions=False), **options, position_std=1e-3)
     state = model.initial_state((20_000,))
     moved = model.predict(state, torch.zeros(20_000, 5).double(), generator=seeded()).position.norm(dim=-1)
     assert float((moved > 0.1).double().mean()) == pytest.approx(0.2, abs=0.01)
@@ -170,6 +171,54 @@ def test_a_view_seen_again_pulls_the_position_back():
     torch.testing.assert_close(model.update(predicted, frame, sample=False).position, state.position, atol=1e-6, rtol=0)
     unseen = model.update(predicted, frame, mask=torch.tensor([False]), sample=False)
     assert torch.equal(unseen.position, predicted.position)
+
+
+def test_headings_are_compared_the_shorter_way_round():
+    pi = math.pi
+    table = [(0.0, 2 * pi, 0.0), (0.0, 2 * pi - 0.1, 0.1), (0.1, 6 * pi, 0.1), (-3.0, 3.0, 2 * pi - 6.0)]
+    table += [(pi, 0.0, pi), (-pi, 0.0, pi), (0.5, -0.5, 1.0), (-9 * pi - 0.2, 0.0, pi - 0.2)]
+    for place, heading, way in table:
+        here, there = (torch.tensor(leaf, dtype=torch.float64) for leaf in ([0.0, 1.0, heading], [7.0, -8.0, place]))
+        assert way_to(there, here).tolist() == pytest.approx([7.0, -9.0, way]), (place, heading)
+    assert way_to(torch.tensor([7.0, -8.0]), torch.tensor([0.0, 1.0])).tolist() == [7.0, -9.0]
+    landmarks = Landmarks(3)
+    torch.nn.init.zeros_(landmarks.net[-1].weight)
+    torch.nn.init.zeros_(landmarks.trust)  # beta is a half
+    mean, one = torch.tensor([[1.0, 0.0, 2 * pi]]), torch.ones(1, 1)
+    moved, _, kl = landmarks(mean, torch.zeros(1, 3), torch.zeros(1, 1, 3), torch.zeros(1, 1, 3), one,
+                             torch.zeros(1, 1, dtype=torch.long), one.bool())  # fmt: skip
+    torch.testing.assert_close(moved, torch.tensor([[0.5, 0.0, 2 * pi]]))
+    torch.testing.assert_close(kl, torch.tensor([0.125]))
+
+
+@pytest.mark.parametrize("inference", ["transition", "landmark"])
+def test_a_loop_that_drifts_is_closed_by_landmarks_turn_after_turn(inference):
+    """Round a dodecagon: a step ahead and a twelfth of a turn, of which the model thinks that it is 0.02 rad more."""
+    sides, laps, drift = 12, 3, 0.02
+    model = built(Spaces((sides,), 1), position_dim=3, transition="rotation", inference=inference, landmarks=1)
+    model.encoder, model.view = torch.nn.Identity(), torch.nn.Linear(sides, 8).double()
+    turn = 2 * math.pi / sides
+    with torch.no_grad():
+        for leaf in (model.view.weight, model.view.bias):
+            leaf.zero_()
+        model.view.weight[:2] = torch.stack([(turn * torch.arange(sides)).cos(), (turn * torch.arange(sides)).sin()])
+        model.view.bias[4:] = -8.0  # each side has a view of its own
+        model.transition.M.copy_(torch.tensor([[1.0], [0.0], [turn + drift]]))
+        if model.landmarks is not None:
+            for leaf in (*model.landmarks.net.parameters(), model.landmarks.trust):
+                leaf.zero_()
+            model.landmarks.trust[0] = 9.0  # beta is nearly 1 for the very same view,
+            model.landmarks.trust[1] = -9.0  # and nearly 0 for others
+        steps = laps * sides + 1
+        frames = torch.eye(sides).double()[torch.arange(steps) % sides]
+        state = model.observe(frames, torch.ones(steps, 1).double(), sample=False)
+    start, *again = state.position[::sides]
+    for lap, position in enumerate(again, 1):
+        off = (position - start) - torch.tensor([0.0, 0.0, lap * 2 * math.pi]).double()
+        if inference == "landmark":
+            assert float(off.abs().max()) < 1e-2, lap
+        else:
+            assert float(off.abs().max()) > 0.2 * lap
 
 
 def test_distance_of_views_is_about_one_for_the_same_view():
@@ -304,6 +353,17 @@ def test_masked_frames_are_not_written():
     model, batch = built(), windows(3, gaps=True)
     state = model.observe(batch.frames, batch.actions, mask=batch.mask, sample=False)
     assert torch.equal(state.memory.length, batch.mask.cumsum(-1))
+
+
+def test_a_sequence_s_last_memory_keeps_its_buffer():
+    model, batch = built(), windows(2)
+    with torch.no_grad():
+        states = model.observe(batch.frames, batch.actions, sample=False)
+    for last in (states.index(-1), states.index(torch.tensor([8, 8])), states.index(-1).detach()):
+        assert last.memory._buffer is states.memory._buffer
+    assert states.index(torch.tensor([1]), dim=0).memory._buffer.rows == [1]
+    assert states.index(-1).gather(torch.tensor([1, 1])).memory._buffer.rows == [1, 1]
+    assert states.index(torch.tensor([3, 5])).memory.position.stride(1) == 0
 
 
 # ---- bad input ----

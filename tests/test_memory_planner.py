@@ -18,6 +18,7 @@ from reverie.agents import (
 from reverie.agents.place_graph import survey
 from reverie.envs.image_navigation import GOAL_X, GOAL_Y, LAYOUT, X, Y
 from reverie.world_models import KVAE, KVAEConfig, Spaces
+from reverie.world_models.gtm_transitions import Transition
 
 
 @pytest.fixture(scope="module")
@@ -137,24 +138,60 @@ class Reach(GoalPlace):
         return Approach(graph.to_go(graph.steps_to(np.arange(1), point), state.position), state.position)
 
 
+class KnownWalls(Transition):
+    """s + M a, unless something is in the way; s = 0 is at place (0, 0)."""
+
+    def __init__(self, free):
+        super().__init__(2, 5, 1.0)
+        self.free = torch.as_tensor(free)
+
+    def move(self, position, motion, wish):
+        place = torch.linalg.solve(worlds.SKEW, (position + wish).double().unsqueeze(-1)).squeeze(-1)
+        x, y = place.round().long().unbind(-1)
+        height, width = self.free.shape
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        there = inside & self.free[y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        moved = torch.where(there.unsqueeze(-1), wish, 0.0)
+        return position + moved, moved
+
+
 def test_long_ways_are_planned_at_once():
-    """A horizon of more than a hundred steps: a map of 33 x 33 places, of which only a winding way is remembered."""
-    world = worlds.dynamics(map_size=104, num_maps=2)
+    """A serpentine of 13 x 13 places: along every other row, and through the gap at its end. A straight line to the
+    goal is an eighth as long and leads through six walls."""
+    world = worlds.dynamics(map_size=44, num_maps=2)
+    free = np.ones((13, 13), dtype=bool)
+    free[1::2] = False
+    free[1::4, -1] = free[3::4, 0] = True
+    world.blocked = ~free[None]
     model = worlds.known_model(world)
+    matrix = model.transition.M.detach().clone()
+    model.transition = KnownWalls(free)
+    model.transition.M.data = matrix
     start = world.initial(np.random.default_rng(0))[None]
-    start[:, [X, Y]] = 16
-    right, down, left = [2] * 12, [4] * 3, [1] * 12
-    walk = np.array([(right + down + left + down) * 4])
-    belief, trail = worlds.seen(world, model, start, walk)
-    goal = trail[:, 0]
-    plan = MemoryPlanner(horizon=walk.shape[1] + 5).plan(
-        model, belief, GoalPlace(model.spaces.frames(world.observation(goal)))
-    )
-    states = trail[:, -1]
-    for t in range(walk.shape[1]):
-        states = world.transition(states, plan.actions[:, t].argmax(-1).numpy())
-    np.testing.assert_array_equal(states[:, [X, Y]], goal[:, [X, Y]])
-    assert walk.shape[1] == 120 and plan.info["steps_left"].item() == pytest.approx(24, abs=97)
+    start[:, [X, Y]] = start[:, LAYOUT] = 0
+    right, left, down = [2] * 12, [1] * 12, [4] * 2
+    there = ((right + down + left + down) * 4)[:96]
+    belief, trail = worlds.seen(world, model, start, np.array([there]))
+    states, length = trail[:, -1], worlds.distances(free, (0, 0))[12, 12]
+    assert length == 96 and states[0, [X, Y]].tolist() == [12, 12]
+
+    objective, planner = GoalPlace(model.spaces.frames(world.observation(start))), MemoryPlanner(horizon=125)
+    plan = planner.plan(model, belief, objective)
+    assert plan.info["steps_left"].item() == pytest.approx(96, abs=1)
+    at_once = [states]
+    for action in plan.actions[0].argmax(-1, keepdim=True).numpy():
+        at_once.append(world.transition(at_once[-1], action))
+    assert arrivals(np.stack(at_once, 1), start).item() <= 1.3 * length
+
+    planner = replace(planner, horizon=1)
+    step_by_step = [states]
+    while len(step_by_step) < 126 and step_by_step[-1][:, [X, Y]].any():
+        action = planner.plan(model, belief, objective).actions[:, 0]
+        step_by_step.append(world.transition(step_by_step[-1], action.argmax(-1).numpy()))
+        with torch.no_grad():
+            frame = model.spaces.frames(world.observation(step_by_step[-1]))
+            belief = model.update(model.predict(belief, action, sample=False), frame, sample=False)
+    assert arrivals(np.stack(step_by_step, 1), start).item() <= 1.3 * length
 
 
 def test_a_goal_that_was_never_seen_is_looked_for(open_maps):
@@ -218,6 +255,16 @@ def test_mistakes_are_explained(open_maps):
     search = MemoryPlanner(horizon=2)
     with pytest.raises(ValueError, match=r"a goal frame must have shape \(3, 8, 8\) or .*, found \(3, 9, 9\)"):
         search.plan(model, belief, GoalPlace(torch.zeros(3, 9, 9)))
+    for frames in (goal * math.nan, torch.where(torch.rand(6, 3, 8, 8) < 0.5, math.inf, goal)):
+        with pytest.raises(ValueError, match="a goal frame must be finite, found NaN or infinity"):
+            search.plan(model, belief, GoalPlace(frames))
+    for frames in (goal.byte(), goal.double(), goal.long()):
+        with pytest.raises(ValueError, match=f"goal frames must be torch.float32, found {frames.dtype}"):
+            search.plan(model, belief, GoalPlace(frames))
+    for count in (0, 2, 7):
+        with pytest.raises(ValueError, match=f"one goal frame, or one for each of 6, found {count}"):
+            search.plan(model, belief, GoalPlace(goal.expand(count, 3, 8, 8)))
+    assert len(search.plan(model, belief, GoalPlace(goal[None])).actions) == 6
     with pytest.raises(ValueError, match="GoalPlace has no goal yet"):
         search.plan(model, belief, GoalPlace())
     with pytest.raises(ValueError, match="GoalCode names no place to go to"):

@@ -11,6 +11,8 @@ from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import gtm_measures as measures
 from reverie.scripts.reproduce import gtm_sm_image_navigation as navigation
 from reverie.scripts.reproduce import gtm_sm_ladder as ladder
+from reverie.scripts.reproduce.gtm_training import seconds_of, trainings
+from reverie.scripts.reproduce.training_runs import training_seconds
 from reverie.world_models import GTMSMConfig
 from reverie.world_models.checkpoints import load
 from reverie.world_models.training import TrainingConfig, read_history
@@ -38,6 +40,10 @@ def test_the_ladder_measures_every_key_and_finishes_the_better_start(rungs):
         assert choice["bounds"][choice["start"]] == max(choice["bounds"])
         lengths = [len(read_history(folder / f"start-{k}")) for k in range(2)]
         assert lengths[choice["start"]] == 4 and sum(lengths) == 6
+        path = folder / "start-0" / "metrics.jsonl"
+        assert seconds_of(folder) > training_seconds(path.parent) > 0
+    trained = sum(seconds_of(rungs.out / rung / f"seed-{n}") for rung in ladder.RUNGS for n in (0, 1))
+    assert json.loads(rungs.json.read_text())["seconds"] >= trained, "trials of starts that were given up count"
     before = rungs.json.read_text()
     ladder.main(replace(rungs, stages=("train",)))
     assert json.loads(rungs.json.read_text())["metrics"] == json.loads(before)["metrics"]
@@ -60,7 +66,13 @@ def test_image_navigation_measures_the_keys_of_its_result(tmp_path, monkeypatch)
     result = json.loads(args.json.read_text())
     expected = {"recall/6", "recall/20", "coverage/6", "coverage/20", "r2", "psnr", "psnr/vae", "psnr/oracle"}
     expected |= {"psnr/no-memory/gru", "psnr/no-memory/vae-rnn"}
-    assert expected | {"psnr/first32", "psnr/last32", "psnr/last32/1000"} <= set(result["metrics"])
+    expected |= {"psnr/last-frame", "psnr/mean-colour", "r2/20", "psnr/20", "psnr/last32/20"}
+    assert expected | {"psnr/first32", "psnr/last32"} <= set(result["metrics"])
+    model, test = load(args.out / "main/seed-0/start-0"), navigation.ImageNavigation(args).windows("test")
+    found = measures.recalled(model, test, lambda states: states[..., :2], 12)
+    assert result["metrics"]["r2"]["mean"] == found.upto(6).metrics((6,))["r2"]
+    assert result["metrics"]["r2/20"]["mean"] == found.metrics((20,))["r2"]
+    assert len({result["metrics"][key]["mean"] for key in ("r2", "r2/20")}) == 2
     assert result["config"]["split"] == "test"
     with Image.open("docs/figures/gtm-sm-image-navigation.gif") as film:
         assert film.n_frames == 32
@@ -101,3 +113,32 @@ def test_recall_counts_places_that_are_in_memory():
     assert found["coverage/1"] == 1.0 and found["coverage/3"] == pytest.approx(2 / 3)
     assert found["r2"] == pytest.approx(1.0)
     assert found["psnr"] == pytest.approx(20.0) and found["psnr/vae"] == pytest.approx(30.0)
+
+
+def test_still_frames_are_scored_where_memory_is():
+    """Two windows of three shown and two predicted steps, of which one each is at a place that was shown."""
+    places = np.array([[0, 1, 2, 1, 9], [5, 5, 5, 6, 5]])[..., None]
+    frames = np.zeros((2, 5, 2, 2, 3), np.uint8)
+    frames[0] = np.array([0, 51, 102, 153, 255])[:, None, None, None]
+    frames[1, :, :, :, 0] = np.array([255, 255, 0, 7, 255])[:, None, None]
+
+    class Windows:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, rows):
+            return {"frames": frames[rows], "states": places[rows]}
+
+    found = measures.still_frames(Windows(), lambda states: states, 3, 2)
+    last = np.mean([(0.6 - 0.4) ** 2, (1.0 - 0.0) ** 2 / 3])
+    mean = np.mean([(0.6 - 0.2) ** 2, (1.0 - 2 / 3) ** 2 / 3])
+    assert found == {"last-frame": pytest.approx(-10 * np.log10(last)), "mean-colour": pytest.approx(
+        -10 * np.log10(mean))}  # fmt: skip
+
+
+def test_a_budget_pays_for_the_trials_of_all_starts(rungs):
+    assert [trainings(3, *starts) for starts in ((1, 0.5), (2, 0.66), (6, 0.75))] == [3, 5, 15]
+    runs, _ = ladder.Ladder(replace(rungs, rungs=("maze",), seeds=(0, 1, 2), restarts=6, trial=0.75)).budgeted()
+    assert runs == 15 and ladder.Ladder(rungs).budgeted()[0] == 6
+    args = navigation.Args(seeds=(0, 1), restarts=3, trial=0.5)
+    assert navigation.ImageNavigation(args).budgeted()[0] == 4

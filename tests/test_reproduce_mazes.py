@@ -3,12 +3,14 @@
 import json
 from dataclasses import replace
 
+import gymnasium as gym
 import numpy as np
 from reverie.envs.rollouts import collect
 from reverie.scripts.reproduce import gtm_sm_mazes as mazes
 from reverie.scripts.reproduce import gtm_sm_rooms as rooms
 from reverie.scripts.reproduce import gtm_sm_rotation as rotation
 from reverie.scripts.reproduce import gtm_sm_walking as walking
+from reverie.scripts.reproduce.experiment import Source
 from reverie.world_models import Batch, GTMSMConfig, Spaces
 from reverie.world_models.checkpoints import load
 from reverie.world_models.training import TrainingConfig, read_history
@@ -32,7 +34,7 @@ def options(tmp_path, name):
 
 
 KEYS = {f"psnr{part}{name}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
-KEYS |= {"position_error/1", "heading_error_deg/1"}
+KEYS |= {"position_error/1", "position_error_m/1", "heading_error_deg/1"}
 
 
 def test_turning_is_measured_beside_copies(tmp_path, monkeypatch):
@@ -58,6 +60,40 @@ def test_rooms_are_walked_by_the_model_of_one_room(tmp_path, monkeypatch):
     assert (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes() == trained
     found = [json.loads((tmp_path / f"{name}.json").read_text())["metrics"] for name in ("walking", "rooms")]
     assert found[0].keys() == found[1].keys() == KEYS and found[0]["psnr"] != found[1]["psnr"]
+
+
+def test_rooms_take_finished_walkers_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(walking.Walking, "task", small(walking.TASK))
+    monkeypatch.setattr(rooms.Rooms, "task", small(rooms.Rooms.task))
+    walking.main(walking.Args(**options(tmp_path, "walking")))
+    trained = (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes()
+    for settings in ({"budget": 0.001, "restarts": 2}, {"epochs": 7}):
+        rooms.main(rooms.Args(**options(tmp_path, "rooms") | settings, walking=tmp_path / "walking"))
+        assert (tmp_path / "walking/main/seed-0/start-0/model.safetensors").read_bytes() == trained
+        assert not list((tmp_path / "rooms").glob("budget*"))
+        assert not (tmp_path / "walking/main/seed-0/start-1").exists()
+    two = options(tmp_path, "rooms") | {"seeds": (0, 1), "stages": ("train",)}
+    rooms.main(rooms.Args(**two, walking=tmp_path / "walking"))
+    assert (tmp_path / "walking/main/seed-1/start-0/model.safetensors").exists(), "what is missing is trained"
+
+
+def test_errors_are_told_beside_the_room_they_were_made_in():
+    """Rooms of 4 to 7 m, as their maps show; several of them with their corridors."""
+    for env_id, low, high in (("reverie/MazeRoom-v0", 4.0, 7.0), ("reverie/MazeRooms-v0", 6.0, 20.0)):
+        source = Source(env_id, {"size": 16, "split": "test"}, 8, 3, 2)
+        env = gym.make(env_id, **source.env_kwargs)
+        infos = [env.reset(seed=seed)[1] for seed in range(8)]
+        env.close()
+        found = mazes.sides(source, np.stack([info["state"] for info in infos])[:, None])
+        np.testing.assert_allclose(found**2, [(info["map"] != 1).sum() for info in infos])
+        assert found.min() >= low and found.max() <= high and found.std() > 0.1
+
+
+def test_the_following_turn_is_a_whole_one():
+    begin, end = rotation.TASK.parts["turn"]
+    unseen = rotation.TASK.parts["unseen"][1]
+    assert (begin, end - begin, end) == (unseen, 41, rotation.TASK.predict)
+    assert rotation.TASK.memorise + unseen == 41
 
 
 def test_the_shipped_walker_knows_where_it_is_and_what_it_will_see(tmp_path):

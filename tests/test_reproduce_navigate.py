@@ -54,6 +54,15 @@ def test_an_agent_that_can_only_turn_turns():
     assert world.dynamics.reward(states, np.zeros(4, dtype=int), states).min() > 0.98
 
 
+def test_landmarks_are_added_where_and_as_the_model_is():
+    """Its device and dtype alike: a model on a GPU must not meet a tensor of the CPU."""
+    model = GTMSM(GTMSMConfig(z_dim=4, hidden=(8,)), Spaces((3, 8, 8), 5, discrete_actions=True)).double()
+    model.name = "gtm-sm"
+    wider = obstacles.with_landmarks(model, 0)
+    stride = model.transition.wish(torch.eye(5, dtype=torch.float64)).norm(dim=-1).max()
+    assert wider.config.surprise_std == float(stride) and wider.landmarks is not None
+
+
 def test_stages_end_to_end(tmp_path, monkeypatch):
     torch.manual_seed(0)
     config = GTMSMConfig(z_dim=4, hidden=(8,), memorise=8, predict=3, first_memorise=8, first_predict=3)

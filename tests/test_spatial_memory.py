@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from reverie.world_models import spatial_memory
+from reverie.world_models import gtm_neighbours, spatial_memory
 from reverie.world_models.spatial_memory import SpatialMemory
 
 D, V = 2, 3
@@ -93,7 +93,7 @@ def test_all_entries_in_the_order_written():
 def test_chunks_change_nothing(monkeypatch, chunk):
     memory, query = filled(2, n=9).expand(11), entries(2, 11, seed=1)[0]
     expected = memory.nearest(query, 3)
-    monkeypatch.setattr(spatial_memory, "CHUNK", chunk)
+    monkeypatch.setattr(gtm_neighbours, "CHUNK", chunk)
     assert torch.equal(memory.nearest(query, 3).value, expected.value)
 
 
@@ -174,6 +174,81 @@ def test_steps_of_a_sequence_see_no_more_than_was_there(monkeypatch, small_trees
     assert torch.equal(ours.value, expected.value)
     for t in (0, 5):
         assert torch.equal(ours.value[:, t], states[t].nearest(query[:, t], 3).value)
+
+
+def chosen_rows(found):
+    """Index, gather and the rest: name -> (a memory made of `found` (2, T), those memories that it consists of)."""
+    last, rows = found.batch_shape[1] - 1, torch.tensor([1, 0, 1])
+    steps = torch.tensor([[last, 0], [2, last]])
+    wide = found.index(-1).expand(3)
+    return {
+        "int": (found.index(-1), [(0, last), (1, last)]),
+        "slice": (found.index(slice(last - 1, None)), [(n, t) for n in (0, 1) for t in (last - 1, last)]),
+        "tensor": (found.index(torch.tensor([last, last - 1])), [(n, t) for n in (0, 1) for t in (last, last - 1)]),
+        "row": (found.index(1, dim=0).index(-1), [(1, last)]),
+        "rows": (found.index(rows, dim=0).index(-1), [(n, last) for n in rows.tolist()]),
+        "rows of rows": (found.index(rows, dim=0).index(slice(0, 2), dim=0).index(-1), [(1, last), (0, last)]),
+        "gathered steps": (found.gather(steps), [(0, last), (0, 0), (1, 2), (1, last)]),
+        "gathered rows": (found.index(-1).gather(rows), [(n, last) for n in rows.tolist()]),
+        "detached": (found.index(-1).detach(), [(0, last), (1, last)]),
+        "moved": (found.index(-1).to("cpu"), [(0, last), (1, last)]),
+        "mapped": (found.map(lambda leaf: leaf[:, -1]), [(0, last), (1, last)]),
+        "unbound": (found.unbind()[-1], [(0, last), (1, last)]),
+        "candidate": (wide.index(1), [(0, last), (1, last)]),
+        "row of candidates": (wide.index(slice(1, 2), dim=0), [(1, last)] * 3),
+        "forgetful": (found.index(-1).forget(torch.tensor([True, False])).index(1, dim=0), [(1, last)]),
+    }
+
+
+CHOSEN = chosen_rows(filled(2, n=4).expand(4))
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_what_is_chosen_of_a_memory_keeps_its_trees(monkeypatch, small_trees, name):
+    memory, states = empty(2), []
+    with torch.no_grad():
+        for step in range(12):
+            memory = memory.write(*entries(2, 17, seed=step))
+            states.append(memory)
+        memory.nearest(entries(2, seed=1)[0], 3)
+        part, sources = chosen_rows(SpatialMemory.stack(states))[name]
+        trees, searched = memory._buffer.trees, []
+        assert part._buffer.trees is trees
+        runs = {row: list(found.runs) for row, found in trees.items()}
+        query = entries(*part.batch_shape, seed=5)[0]
+        expected = by_brute_force(monkeypatch, part, query, 3)
+        brute_force = gtm_neighbours.brute_force
+        monkeypatch.setattr(
+            gtm_neighbours, "brute_force", lambda q, keys, *rest: searched.append(keys.shape[-2]) or brute_force(
+                q, keys, *rest)
+        )  # fmt: skip
+        found = part.nearest(query, 3)
+    assert torch.equal(found.value, expected.value) and torch.equal(found.found, expected.found)
+    if len({t for _, t in sources}) == 1:  # others see different parts of a run
+        assert sum(searched) <= 16 * len(sources), "the newest alone are searched one by one"
+    assert {row: kept.runs for row, kept in trees.items()} == runs, "no tree was built again"
+    for row, (n, t) in zip(content(part), sources, strict=True):
+        assert row == content(states[t])[n]
+
+
+def test_what_is_chosen_of_a_memory_still_copies_before_it_writes():
+    with torch.no_grad():
+        memory = filled(2)
+        before = content(memory)
+        for part in (memory.index(slice(None), dim=0), memory.detach(), memory.expand(3).index(0), memory.to("cpu")):
+            assert content(part.write(*entries(2, 1, seed=3)))[1][:7] == before[1]
+            assert content(memory) == content(part) == before
+        assert content(memory.write(*entries(2, 1, seed=4)))[0][:7] == before[0]
+
+
+def test_changed_entries_have_no_old_trees(small_trees):
+    memory = filled(2, n=80)
+    for changed in (memory.map(lambda leaf: leaf * 2), memory.to(torch.float32), memory.index(slice(0, 0), dim=0)):
+        assert changed._buffer is None or changed.batch_shape[0] == 0
+    position, value = (leaf.requires_grad_() for leaf in entries(2, 5))
+    learned = empty(2).write(position, value)
+    both = SpatialMemory.stack([learned.detach(), learned])
+    assert both.position.requires_grad, "what is detached does not stand for what is not"
 
 
 def test_trees_follow_an_embedding_that_learns(monkeypatch, small_trees):

@@ -6,8 +6,10 @@ with it, and N(mu_p, sigma_p^2) the position that the transition predicts:
     mu_q = mu_p + sum_k beta_k (mu_k - mu_p)                          beta_k = sigmoid NN(delta_k, sigma_k^2, sigma_p^2)
     log sigma_q^2 = log sigma_p^2 + mean_k NN(delta_k, sigma_k^2, sigma_p^2)
 
-beta_k is not normalised over k. Where nothing is found, q is the prediction. The network has a linear term in log
-delta_k, so that before anything is learned the very same view is trusted (delta of at most .01), and no other.
+beta_k is not normalised over k, and of headings mu_k - mu_p is the shorter way round, in (-pi, pi]: what was seen
+before a full turn is as near as what was seen after it. Where nothing is found, q is the prediction. The network has a
+linear term in log delta_k, so that before anything is learned the very same view is trusted (delta of at most .01), and
+no other.
 
 A step may be a surprise, p = (1 - e) N(mu_p, sigma_p^2) + e N(mu_p, R^2): an obstacle that the transition cannot know.
 Then KL(q || p) <= -log [(1 - e) exp(-KL(q || N(mu_p, sigma_p^2))) + e exp(-KL(q || N(mu_p, R^2)))], as for the views
@@ -24,6 +26,15 @@ from torch import Tensor, nn
 
 from .batch import Batch
 from .networks import mlp
+
+
+def way_to(place: Tensor, position: Tensor) -> Tensor:
+    """place - position (*batch, d); the third of three numbers is a heading, whose difference is in (-pi, pi]."""
+    way = place - position
+    if way.shape[-1] != 3:
+        return way
+    turns = ((way[..., 2:] - math.pi) / (2 * math.pi)).ceil()
+    return torch.cat([way[..., :2], way[..., 2:] - 2 * math.pi * turns], -1)
 
 
 def view_distance(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:
@@ -84,7 +95,7 @@ class Landmarks(nn.Module):
         trust = raw[..., 0] + self.trust[0] + self.trust[1] * delta.log()
         beta = torch.where(found, trust.sigmoid(), 0.0).unsqueeze(-1)
         seen = found.unsqueeze(-1)
-        new_mean = mean + (beta * (place - mean.unsqueeze(-2))).sum(-2)
+        new_mean = mean + (beta * way_to(place, mean.unsqueeze(-2))).sum(-2)
         change = torch.where(seen, raw[..., 1:], 0.0).sum(-2) / seen.sum(-2).clamp(min=1)
         new_log_var = log_var + change
         return new_mean, new_log_var, self._kl(new_mean - mean, log_var, change)

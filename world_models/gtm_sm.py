@@ -56,10 +56,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_batch, check_plan
+from .base import Loss, WorldModel, check_batch
 from .batch import Batch, Spaces
 from .capabilities import Location, Places
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
+from .gtm_checks import check_action, check_actions, without_ignored
 from .gtm_config import GTMSMConfig
 from .gtm_landmarks import Landmarks, view_distance
 from .gtm_schedule import Phase, Pieces
@@ -167,7 +168,8 @@ class GTMSM(WorldModel):
         return GTMSMState(here, here, self.transition.still(here), drawn, z, torch.ones_like(z), memory)
 
     def predict(self, state, action, *, sample=True, generator=None) -> GTMSMState:
-        expected, motion = self.transition(self._own(state).position, state.motion, action)
+        check_action(self.spaces, self._own(state), action, self.transition.M.dtype)
+        expected, motion = self.transition(state.position, state.motion, action)
         position = expected
         if sample:
             position = expected + self._spread(expected, generator) * normal_like(expected, generator)
@@ -188,7 +190,7 @@ class GTMSM(WorldModel):
             raise ValueError(
                 "landmark inference is for what is not felt; use inference='transition' with displacements"
             )
-        if displacement.shape != state.expected.shape:
+        if displacement.shape != self._own(state).expected.shape:
             raise ValueError(f"felt needs shape {tuple(state.expected.shape)}, found {tuple(displacement.shape)}")
         position, motion = self.transition.felt(state.expected, state.motion, displacement)
         position = position + state.position - state.expected
@@ -199,6 +201,7 @@ class GTMSM(WorldModel):
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> GTMSMState:
         """Look at `frame` and write what is seen to memory; without one the state is what `predict` made of it."""
+        state = self._own(state)
         if frame is None:
             return state
         seen = torch.ones(state.batch_shape, dtype=torch.bool, device=frame.device) if mask is None else mask
@@ -226,7 +229,15 @@ class GTMSM(WorldModel):
         return GTMSMState(position, state.expected, state.motion, z, mean, std, memory)
 
     def decode(self, state) -> Distribution:
-        return self.frame_distribution(state.z)
+        return self.frame_distribution(self._own(state).z)
+
+    def observe(
+        self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
+    ) -> GTMSMState:
+        return super().observe(
+            frames, without_ignored(self.spaces, actions, is_first, valid), mask=mask, valid=valid, is_first=is_first,
+            state=state, sample=sample, generator=generator,
+        )  # fmt: skip
 
     @property
     def _value_dim(self) -> int:
@@ -394,13 +405,13 @@ class GTMSM(WorldModel):
 
     def features(self, state: GTMSMState) -> Tensor:
         """The position; with a heading h, (s1, s2, cos h, sin h)."""
-        return PlaceKey(self.config.position_dim, None)(state.position)
+        return PlaceKey(self.config.position_dim, None)(self._own(state).position)
 
     def encode(self, frame: Tensor) -> Tensor:
         return self.posterior_view(frame)[0]
 
     def code(self, state: GTMSMState) -> Tensor:
-        return state.z_mean
+        return self._own(state).z_mean
 
     def remembered(self, state: GTMSMState) -> Places:
         position, value, exists = self._own(state).memory.entries()
@@ -417,7 +428,7 @@ class GTMSM(WorldModel):
         return replace(state, position=position, expected=position, motion=self.transition.still(position))
 
     def travel(self, state: GTMSMState, actions: Tensor) -> GTMSMState:
-        check_plan(self.spaces, self._own(state), actions, "travel")
+        check_actions(self.spaces, self._own(state), actions, self.transition.M.dtype, "travel")
         position, motion = state.position, state.motion
         steps = []
         for wish in self.transition.wish(actions).unbind(-2):
@@ -428,10 +439,10 @@ class GTMSM(WorldModel):
         return replace(along, position=positions, expected=positions, motion=motions)
 
     def locate(self, state: GTMSMState, frame: Tensor) -> Location:
-        expected = (*state.batch_shape, *self.spaces.frame_shape)
+        expected = (*self._own(state).batch_shape, *self.spaces.frame_shape)
         if tuple(frame.shape) != expected:
             raise ValueError(f"locate needs a frame of shape {expected}, found {tuple(frame.shape)}")
-        position, value, exists = self._own(state).memory.entries()
+        position, value, exists = state.memory.entries()
         if position.shape[-2] == 0:
             return Location(state.position, torch.full_like(state.position[..., 0], math.inf))
         mean, std = (leaf.unsqueeze(-2) for leaf in self.posterior_view(frame))
@@ -441,14 +452,15 @@ class GTMSM(WorldModel):
         return Location(torch.where(exists.any(-1, keepdim=True), place, state.position), least)
 
     def _own(self, state: State) -> GTMSMState:
+        d, motion = self.config.position_dim, self.transition.carries * self.config.position_dim
         fits = isinstance(state, GTMSMState) and (
-            (state.memory.position.shape[-1], state.memory.value.shape[-1])
-            == (self.config.position_dim, self._value_dim)
+            (state.memory.position.shape[-1], state.memory.value.shape[-1], state.motion.shape[-1])
+            == (d, self._value_dim, motion)
         )  # fmt: skip
         if not fits:
             raise ValueError(
-                f"this model remembers positions of {self.config.position_dim} and values of {self._value_dim} "
-                f"numbers; the state given ({type(state).__name__}) is of another model"
+                f"this model has motions of {motion} numbers, and remembers positions of {d} and values of "
+                f"{self._value_dim} numbers; the state given ({type(state).__name__}) is of another model"
             )
         return state
 

@@ -6,7 +6,8 @@
 
 A memory is a `State`: an append-only buffer with a window [start, stop) per sequence. Nothing that was written ever
 changes, so many memories may share one buffer: the candidates of a planner (`expand`), the time steps of a sequence
-(`stack`), and a restart of the belief (`start` moves up to `stop`) all cost nothing, whatever is stored.
+(`stack`), any of those again (`index`), and a restart of the belief (`start` moves up to `stop`) all cost nothing,
+whatever is stored, and share the trees over it (below).
 
 Writing returns a new memory. Without gradients the newest memory of a buffer appends in place, into slots that no
 older memory can see: O(new entries), with capacity that doubles. Any other memory (expanded, indexed, overtaken by
@@ -31,14 +32,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .gtm_neighbours import Embed, Neighbours, in_chunks, keys_at, log_weights, square_distances
 from .state import State, event
 
 TREE_SIZE = 4096  # entries from which trees pay
 NEWEST = 1024  # entries that are collected before they make a tree
-CHUNK = 1 << 22  # distances in memory at a time
 LEAST_CAPACITY = 16
-
-Embed = Callable[[Tensor], Tensor]
 
 
 class _Buffer:
@@ -54,6 +53,18 @@ class _Buffer:
         self.family: object = object() if parent is None else parent.family
         self.generation: int = 0 if parent is None else parent.generation + 1
         self.trees: dict[int, _Trees] = {} if parent is None else parent.trees  # row -> trees
+        self.rows: list[int] | None = None  # of the trees, for each sequence in turn; None: as they are counted
+
+    def fork(self, rows: list[int] | None = None) -> _Buffer:
+        """For the same entries elsewhere, of the sequences `rows` if not of all: the trees are shared, no more."""
+        copy = _Buffer(self.written, self.in_place, None)
+        copy.written, copy.trees = None, self.trees
+        copy.rows = self.rows if rows is None else [self.row(n) for n in rows]
+        return copy
+
+    def row(self, n: int) -> int:
+        """Which trees are those of the n-th sequence."""
+        return n if self.rows is None else self.rows[n]
 
 
 class _Trees:
@@ -73,25 +84,6 @@ class _Trees:
         while self.runs and self.runs[-1][1] - self.runs[-1][0] < 2 * (stop - begin):
             begin = self.runs.pop()[0]
         self.runs.append((begin, stop, cKDTree(keys(begin, stop).double().cpu().numpy())))
-
-
-@dataclass(frozen=True)
-class Neighbours(State):
-    """The entries found for a query, nearest first; at least one column, `found` False where there is no entry."""
-
-    position: Tensor = event(2)  # (*batch, K, d)
-    value: Tensor = event(2)  # (*batch, K, v)
-    square_distance: Tensor = event(1)  # (*batch, K), differentiable; 1 where nothing was found
-    found: Tensor = event(1)  # (*batch, K) bool
-
-    def log_weights(self, delta: float, novelty: float | None = None) -> Tensor:
-        """log of w_k ~ 1 / (d_k^2 + delta), normalised over K: (*batch, K).
-
-        Where nothing was found, a weight is exp(-1e4) = 0; if a query found nothing at all, its weights are equal.
-        With `novelty` there is one more, (*batch, K + 1): that of an entry at this squared distance from every query.
-        Infinitely far, it weighs nothing beside any entry that was found.
-        """
-        return _log_weights(self.square_distance, self.found, delta, novelty)
 
 
 @dataclass(frozen=True)
@@ -225,6 +217,69 @@ class SpatialMemory(State):
         wide = super().expand(n)
         return self._on(self._buffer, False, wide.position, wide.value, wide.start, wide.stop)
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        return self._kept(super().map(function))
+
+    def unbind(self) -> list[Self]:
+        return [self._kept(piece) for piece in super().unbind()]
+
+    def index(self, i: int | slice | Tensor, dim: int = -1) -> Self:
+        axis = range(len(self.batch_shape))[dim]
+        if self._buffer is None or not self.start.numel():
+            return super().index(i, dim)
+        start, stop = (_select(end, i, axis) for end in (self.start, self.stop))
+        if axis >= self._own_axes():
+            return self._shared_along(axis, start, stop) if isinstance(i, Tensor) else self._kept(super().index(i, dim))
+        shared = (None,) * (len(self.batch_shape) - self._own_axes())
+        leaves = []
+        for leaf in (self.position, self.value):
+            chosen = _select(self._once(leaf), i, axis)
+            chosen = chosen[(slice(None),) * (chosen.ndim - 2) + shared]
+            leaves.append(chosen.expand(*start.shape, *leaf.shape[-2:]))
+        at = i.cpu() if isinstance(i, Tensor) else i
+        buffer = self._buffer.fork(_select(self._sequences(), at, axis).flatten().tolist())
+        return self._on(buffer, False, *leaves, start, stop)
+
+    def gather(self, idx: Tensor) -> Self:
+        if self._buffer is None or not self.start.numel() or idx.shape[:-1] != self.batch_shape[:-1]:
+            return super().gather(idx)
+        axis = len(self.batch_shape) - 1
+        if self._own_axes() > axis:
+            buffer = self._buffer.fork(self._sequences().gather(axis, idx.cpu()).flatten().tolist())
+            picked = super().gather(idx)
+            return picked._on(buffer, False, picked.position, picked.value, picked.start, picked.stop)
+        return self._shared_along(axis, self.start.gather(axis, idx), self.stop.gather(axis, idx))
+
+    def to(self, *args, **kwargs) -> Self:
+        moved = super().to(*args, **kwargs)
+        if self._buffer is None or moved._buffer is not None or moved.position.dtype != self.position.dtype:
+            return moved
+        if moved._own_axes() != self._own_axes():  # what was shared has been copied for each
+            return moved
+        return moved._on(self._buffer.fork(), False, moved.position, moved.value, moved.start, moved.stop)
+
+    def _kept(self, other: Self) -> Self:
+        """`other`, made of this memory's leaves, on this buffer if its entries lie where they lay."""
+        pairs = [(getattr(self, name), getattr(other, name)) for name in ("position", "value")]
+        if self._buffer is None or not all(_same_slots(*pair) for pair in pairs):
+            return other
+        same_graph = all(ours.requires_grad == theirs.requires_grad for ours, theirs in pairs)
+        buffer = self._buffer if same_graph else self._buffer.fork()  # what is detached is no twin of what is not
+        return other._on(buffer, False, other.position, other.value, other.start, other.stop)
+
+    def _sequences(self) -> Tensor:
+        """Numbers of the sequences with slots of their own, in the shape of their axes."""
+        shape = self.batch_shape[: self._own_axes()]
+        return torch.arange(math.prod(shape)).reshape(shape)
+
+    def _shared_along(self, axis: int, start: Tensor, stop: Tensor) -> Self:
+        """With other windows along a shared axis, on the same slots."""
+        position, value = (
+            leaf.narrow(axis, 0, 1).expand(*start.shape, *leaf.shape[start.ndim :])
+            for leaf in (self.position, self.value)
+        )
+        return self._on(self._buffer, False, position, value, start, stop)
+
     def where(self, mask: Tensor, other: Self) -> Self:
         if self.capacity == 0:
             return other.forget(mask)
@@ -317,31 +372,35 @@ class SpatialMemory(State):
         """
         _, position, _, start, stop, queries = self._unshared(query)
         keys, targets = (position, queries) if embed is None else (embed(position), embed(queries))
-        square = _square_distances(targets, keys)
+        square = square_distances(targets, keys)
         slots = torch.arange(self.capacity, device=start.device)
         found = (slots >= start.unsqueeze(-1)) & (slots < stop.unsqueeze(-1))
         if k is not None and k < self.capacity:
             nearest = square.detach().masked_fill(~found, torch.inf).topk(k, largest=False).indices
             found = found & torch.zeros_like(found).scatter(-1, nearest, True)
-        return _log_weights(square, found, delta, novelty).reshape(*self.batch_shape, -1)
+        return log_weights(square, found, delta, novelty).reshape(*self.batch_shape, -1)
 
     def _unshared(self, query: Tensor) -> tuple[torch.Size, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """The batch axes with buffers of their own; position, value (*lead, C, .); start, stop, query (*lead, P, .)."""
-        shared = self._shared_axes()
-        lead = self.batch_shape[: len(self.batch_shape) - shared]
-        position, value = (leaf[(slice(None),) * len(lead) + (0,) * shared] for leaf in (self.position, self.value))
+        lead = self.batch_shape[: self._own_axes()]
+        position, value = self._once(self.position), self._once(self.value)
         count = math.prod(self.batch_shape[len(lead) :])
         start, stop = self.start.reshape(*lead, count), self.stop.reshape(*lead, count)
         return lead, position, value, start, stop, query.reshape(*lead, count, query.shape[-1])
 
-    def _shared_axes(self) -> int:
-        """How many of the last batch axes share one buffer."""
-        axes = 0
-        for axis in reversed(range(len(self.batch_shape))):
+    def _once(self, leaf: Tensor) -> Tensor:
+        """A leaf without the axes that share its slots."""
+        own = self._own_axes()
+        return leaf[(slice(None),) * own + (0,) * (len(self.batch_shape) - own)]
+
+    def _own_axes(self) -> int:
+        """How many of the first batch axes have slots of their own; along the others they are shared."""
+        own = len(self.batch_shape)
+        for axis in reversed(range(own)):
             if self.batch_shape[axis] != 1 and (self.position.stride(axis) or self.value.stride(axis)):
                 break
-            axes += 1
-        return axes
+            own = axis
+        return own
 
     @torch.no_grad()
     def _search(self, query: Tensor, position: Tensor, start: Tensor, stop: Tensor, k: int, embed) -> Tensor:
@@ -365,6 +424,7 @@ class SpatialMemory(State):
         def keys(begin: int, end: int) -> Tensor:
             return position[begin:end] if embed is None else embed(position[begin:end])
 
+        row = self._buffer.row(row)
         trees = self._buffer.trees.get(row)
         if trees is None or trees.signature != signature:
             trees = self._buffer.trees[row] = _Trees(signature)
@@ -396,20 +456,6 @@ class SpatialMemory(State):
         return slots.gather(-1, near.topk(k, largest=False).indices)
 
 
-def in_chunks(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
-    """`brute_force` for queries (*lead, P, e) in windows (*lead, P), few enough at a time."""
-    rows = max(1, math.prod(query.shape[:-2]))
-    step = max(1, CHUNK // (rows * keys.shape[-2]))
-    chunks = zip(*(x.split(step, -2) for x in (query, start.unsqueeze(-1), stop.unsqueeze(-1))), strict=True)
-    return torch.cat([brute_force(*chunk[:1], keys, *chunk[1:], k) for chunk in chunks], -2)
-
-
-def keys_at(position: Tensor, slots: Tensor, embed: Embed | None) -> Tensor:
-    """Entries (P, n, e) of positions (C, d) at slots (P, n), in the space of `embed`."""
-    picked = position[slots]
-    return picked if embed is None else embed(picked)
-
-
 def _signature(embed: Embed | None) -> tuple | None:
     """Equal as long as an embedding is; None for one of which that cannot be told."""
     if embed is None:
@@ -419,29 +465,22 @@ def _signature(embed: Embed | None) -> tuple | None:
     return None
 
 
-def brute_force(query: Tensor, keys: Tensor, start: Tensor, stop: Tensor, k: int) -> Tensor:
-    """Slots (*lead, P, k) of the keys (*lead, C, e) nearest to query (*lead, P, e), nearest first.
-
-    Each query sees the slots from its `start` to its `stop` (*lead, P, 1); beyond those the result is rubbish.
-    """
-    square = _square_distances(query, keys)
-    slots = torch.arange(keys.shape[-2], device=keys.device)
-    square = square.masked_fill((slots < start) | (slots >= stop), torch.inf)
-    return square.topk(k, largest=False).indices
+def _select(numbers: Tensor, i: int | slice | Tensor, axis: int) -> Tensor:
+    """As `State.index` does."""
+    return numbers.index_select(axis, i) if isinstance(i, Tensor) else numbers[(slice(None),) * axis + (i,)]
 
 
-def _log_weights(square: Tensor, found: Tensor, delta: float, novelty: float | None) -> Tensor:
-    """See `Neighbours.log_weights`."""
-    logits = torch.where(found, -(square + delta).log(), -1e4)
-    if novelty is not None:
-        beyond = max(-9e3, -math.log(novelty + delta))
-        logits = torch.cat([logits, logits.new_full((*logits.shape[:-1], 1), beyond)], -1)
-    return logits.log_softmax(-1)
+def _same_slots(old: Tensor, new: Tensor) -> bool:
+    """Whether leaves (*batch, C, e) are views of the same slots, in the same order; shared axes do not count."""
 
+    def place(leaf: Tensor) -> tuple:
+        batch = [(size, step) for size, step in zip(leaf.shape[:-2], leaf.stride(), strict=False) if size != 1 and step]
+        return (leaf.data_ptr(), leaf.dtype, leaf.device, *batch, *leaf.shape[-2:], *leaf.stride()[-2:])
 
-def _square_distances(query: Tensor, keys: Tensor) -> Tensor:
-    """(*lead, P, C) of queries (*lead, P, e) and keys (*lead, C, e); no cancellation as in |q|^2 - 2 q k + |k|^2."""
-    return sum((query[..., i].unsqueeze(-1) - keys[..., i].unsqueeze(-2)).square() for i in range(keys.shape[-1]))
+    try:
+        return old.ndim >= 2 and new.ndim >= 2 and place(old) == place(new)
+    except RuntimeError:  # wrappers of torch.func have no memory of their own
+        return False
 
 
 def _take(leaf: Tensor, slots: Tensor) -> Tensor:

@@ -96,8 +96,8 @@ class State:
         """
         axis = range(len(self.batch_shape))[dim]
         if isinstance(i, Tensor):
-            return self.map(lambda leaf: leaf.index_select(axis, i))
-        return self.map(lambda leaf: leaf[(slice(None),) * axis + (i,)])
+            return self._each(lambda leaf: leaf.index_select(axis, i), lambda inner: inner.index(i, axis))
+        return self._each(lambda leaf: leaf[(slice(None),) * axis + (i,)], lambda inner: inner.index(i, axis))
 
     def unbind(self) -> list[Self]:
         """Split along the last batch axis, the inverse of `stack`.
@@ -128,7 +128,7 @@ class State:
             expanded = idx.reshape(idx.shape + (1,) * (leaf.ndim - axis - 1))
             return leaf.gather(axis, expanded.expand(*idx.shape, *leaf.shape[axis + 1 :]))
 
-        return self.map(pick)
+        return self._each(pick, lambda inner: inner.gather(idx))
 
     def where(self, mask: Tensor, other: Self) -> Self:
         """This state where `mask` (*batch) is True, `other` elsewhere."""
@@ -163,7 +163,10 @@ class State:
     def to(self, *args, **kwargs) -> Self:
         """Move every leaf to a device, or cast the floating ones to a dtype."""
         dtypes = [value for value in (*args, *kwargs.values()) if isinstance(value, torch.dtype)]
-        return self.map(lambda leaf: leaf if dtypes and not leaf.is_floating_point() else leaf.to(*args, **kwargs))
+        return self._each(
+            lambda leaf: leaf if dtypes and not leaf.is_floating_point() else leaf.to(*args, **kwargs),
+            lambda inner: inner.to(*args, **kwargs),
+        )
 
     @staticmethod
     def stack(states: Sequence[State]) -> State:

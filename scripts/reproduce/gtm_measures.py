@@ -116,15 +116,39 @@ def without_memory(
     device, errors = next(model.parameters()).device, []
     for start in range(0, len(windows), chunk):
         arrays = windows[np.arange(start, min(start + chunk, len(windows)))]
-        truth = places(arrays["states"])[:, : observed + horizon]
+        known = _known(places(arrays["states"]), observed, horizon)
         batch = Batch.from_numpy(arrays, model.spaces, device).map(lambda leaf: leaf[:, : observed + horizon])
         with torch.no_grad():
             seen = model.observe(batch.frames[:, :observed], batch.actions[:, :observed], sample=False)
             ahead = model.imagine(seen.index(-1), batch.actions[:, observed:], sample=False)
             error = (model.decode(ahead).mean - batch.frames[:, observed:]).square().flatten(2).mean(-1)
-        known = (truth[:, observed:, None] == truth[:, None, :observed]).all(-1).any(-1)
         errors.append(error.cpu().numpy()[known])
     return decibels(np.concatenate(errors))
+
+
+def still_frames(
+    windows: Any, places: Callable[[np.ndarray], np.ndarray], observed: int, horizon: int, chunk: int = 32
+) -> dict[str, float]:
+    """PSNR of two predictions that know nothing, on the same steps as `without_memory`.
+
+    `last-frame` is the last one that was shown, `mean-colour` the mean over pixels and steps of all that were shown.
+    """
+    errors: dict[str, list[np.ndarray]] = {"last-frame": [], "mean-colour": []}
+    for start in range(0, len(windows), chunk):
+        arrays = windows[np.arange(start, min(start + chunk, len(windows)))]
+        known = _known(places(arrays["states"]), observed, horizon)
+        frames = arrays["frames"][:, : observed + horizon].astype(np.float32) / 255  # (n, T, H, W, C)
+        shown, ahead = frames[:, :observed], frames[:, observed:]
+        still = {"last-frame": shown[:, -1:], "mean-colour": shown.mean((1, 2, 3), keepdims=True)}
+        for name, picture in still.items():
+            errors[name].append(np.square(ahead - picture).mean((2, 3, 4))[known])
+    return {name: decibels(np.concatenate(parts)) for name, parts in errors.items()}
+
+
+def _known(truth: np.ndarray, observed: int, horizon: int) -> np.ndarray:
+    """(n, horizon) bool: predicted steps whose true place (n, T, D) has been shown."""
+    ahead = truth[:, observed : observed + horizon]
+    return (ahead[:, :, None] == truth[:, None, :observed]).all(-1).any(-1)
 
 
 _ARRAYS = ("scored", "right", "positions", "truth")

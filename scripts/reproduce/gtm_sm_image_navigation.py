@@ -6,10 +6,12 @@ Test photographs are never seen in training. Stages can be run one by one, and g
   data        collect what the other stages need (they do it themselves, too)
   train       several starts per seed; the one with the highest bound goes on
   evaluate    recall of places, position, frames
-  baselines   frames predicted by models without a spatial memory, on the same steps: a GRU and a VAE-RNN
+  baselines   frames predicted without a spatial memory, on the same steps: by a GRU and a VAE-RNN, with one seed, and
+              by copies of the last frame that was shown, or of the mean colour of all that were
   pictures    true and inferred positions, and a film of a prediction (docs/figures/gtm-sm-image-navigation.{png,gif})
 
-The paper shows frames and gives no numbers. Killed? Give the same line again.
+Keys are over the first 256 predicted steps; those that end in /1000 are over all thousand. `r2` and `r2/1000` are over
+the memorised steps, too. The paper shows frames and gives no numbers. Killed? Give the same line again.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from . import gtm_measures as measures
 from .experiment import Experiment, Options, Source, by_key, mean
-from .gtm_training import chosen, train_best
+from .gtm_training import chosen, seconds_of, train_best, trainings
 from .training_runs import train_run, training_seconds
 
 MEMORISE = 256
@@ -94,7 +96,7 @@ class ImageNavigation(Experiment):
         return Source("reverie/ImageNavigation-v0", {"split": split}, episodes, seed, length)
 
     def budgeted(self) -> tuple[int, Mapping[str, Any]]:
-        return len(self.args.seeds), asdict(self.args.model)
+        return trainings(len(self.args.seeds), self.args.restarts, self.args.trial), asdict(self.args.model)
 
     def folder(self, seed: int) -> Path:
         """Of the starts with this seed."""
@@ -125,14 +127,15 @@ class ImageNavigation(Experiment):
         data = self.windows(self.split)
         for seed in self.args.seeds:
             run = chosen(self.folder(seed))
-            seconds += training_seconds(run)
+            seconds += seconds_of(self.folder(seed))
             with ui.progress(f"seed {seed}: memory", total=len(data)) as advance:
                 found = measures.recalled(
                     self.load(run), data, lambda states: states[..., :2], MEMORISE, chunk=50, progress=advance
                 )  # fmt: skip
             first = found.upto(HORIZONS[0]).metrics(HORIZONS[:1])  # the paper's horizon; then a thousand steps
-            whole = {f"{key}/1000": value for key, value in found.frame_metrics().items()}
-            per_seed.append(found.metrics(HORIZONS[1:]) | whole | first)
+            end = f"/{HORIZONS[1]}"
+            whole = found.metrics(HORIZONS[1:]).items()
+            per_seed.append(first | {key.removesuffix(end) + end: value for key, value in whole})
         self.store("evaluate", by_key(per_seed), seconds + time.monotonic() - started)
 
     def baselines(self) -> None:
@@ -153,6 +156,8 @@ class ImageNavigation(Experiment):
                 self.load(run), self.windows(self.split), lambda states: states[..., :2], MEMORISE, HORIZONS[0]
             )
             metrics[f"psnr/no-memory/{name}"] = [psnr]
+        still = measures.still_frames(self.windows(self.split), lambda states: states[..., :2], MEMORISE, HORIZONS[0])
+        metrics |= {f"psnr/{name}": [psnr] for name, psnr in still.items()}
         self.store("baselines", metrics, seconds + time.monotonic() - started)
 
     def pictures(self) -> None:

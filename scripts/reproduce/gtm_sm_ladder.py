@@ -22,8 +22,7 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from . import gtm_measures as measures
 from .experiment import Experiment, Options, Source, by_key, mean
-from .gtm_training import chosen, train_best
-from .training_runs import training_seconds
+from .gtm_training import chosen, seconds_of, train_best, trainings
 
 Rung = Literal["maze", "rotation"]
 Stage = Literal["train", "evaluate"]
@@ -90,7 +89,8 @@ class Ladder(Experiment):
         return Source("reverie/ImageNavigation-v0", settings, episodes, SEEDS[name], 25)
 
     def budgeted(self) -> tuple[int, Mapping[str, Any]]:
-        return 2 * len(self.args.seeds), asdict(MODELS["maze"])
+        args = self.args
+        return len(args.rungs) * trainings(len(args.seeds), args.restarts, args.trial), asdict(MODELS["maze"])
 
     def shown(self, rung: str, name: str) -> Any:
         """Windows of a rung."""
@@ -124,7 +124,7 @@ class Ladder(Experiment):
             data, ahead = self.shown(rung, self.split), MODELS[rung].predict
             for seed in self.args.seeds:
                 run = chosen(self.folder(rung, seed))
-                seconds += training_seconds(run)
+                seconds += seconds_of(self.folder(rung, seed))
                 found = measures.recalled(
                     self.load(run), data, lambda states: states[..., :2], MODELS[rung].memorise, chunk=64
                 ).metrics((ahead,))  # fmt: skip

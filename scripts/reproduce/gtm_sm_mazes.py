@@ -7,7 +7,9 @@ nothing else tells it about places. Frames are shown for the first `memorise` st
     psnr/...             10 log10(1 / mean squared error) of what is predicted
     psnr/.../copy        of the memorised frame whose true pose is nearest: the error that no map can avoid by copying
     psnr/.../vae         of the frames encoded and decoded
-    position_error/N     mean distance of inferred and true position after N predicted steps, as a share of the room
+    position_error/N     mean distance of inferred and true position after N predicted steps, as a share of the side of
+                         a square with the area of this world: the free cells of its room, or of all rooms and corridors
+    position_error_m/N   the same in metres
     heading_error_deg/N  mean absolute error of the heading
 
 Inferred poses start at s = 0; the true ones are told relative to the first. One affine map from inferred to true
@@ -35,12 +37,11 @@ from .. import ui
 from .experiment import Experiment, Options, Source, by_key, mean
 from .gtm_measures import decibels
 from .gtm_sm_obstacles import affine_map, apply_affine
-from .gtm_training import chosen, train_best
-from .training_runs import training_seconds
+from .gtm_training import chosen, seconds_of, train_best, trainings
 
 Stage = Literal["train", "evaluate", "pictures"]
 MARKS = (1, 45, 150, 300)  # predicted steps whose errors are told
-POSE, ROOM = slice(0, 3), 9  # x, y, heading of a state; metres of the largest room's side, with its walls
+POSE = slice(0, 3)  # x, y, heading of a state
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class Walks(Experiment):
         return self.opened[name]
 
     def budgeted(self) -> tuple[int, Mapping[str, Any]]:
-        return len(self.args.seeds), asdict(self.task.model[self.args.preset])
+        args = self.args
+        return trainings(len(args.seeds), args.restarts, args.trial), asdict(self.task.model[args.preset])
 
     def folder(self, seed: int) -> Path:
         """Of the starts with this seed."""
@@ -140,9 +142,11 @@ class Walks(Experiment):
         """One choice of starts per seed."""
         from ..spaces import spaces_of
 
+        if not (seeds := self.untrained()):
+            return
         windows = self.windows("train")
         manifest = windows.dataset.manifest.to_json() | {"shards": []}
-        for seed in self.args.seeds:
+        for seed in seeds:
             train_best(
                 self.folder(seed), "gtm-sm", asdict(self.task.model[self.args.preset]), windows,
                 replace(self.training(), seed=seed), spaces_of(windows.dataset), restarts=self.args.restarts,
@@ -150,12 +154,16 @@ class Walks(Experiment):
                 extra={"manifest": manifest},
             )  # fmt: skip
 
+    def untrained(self) -> tuple[int, ...]:
+        """Seeds to train, or to go on with."""
+        return self.args.seeds
+
     def evaluate(self) -> None:
         """Poses and frames in mazes that were never seen."""
         started, per_seed, seconds = time.monotonic(), [], 0.0
         for seed in self.args.seeds:
             run = chosen(self.folder(seed))
-            seconds += training_seconds(run)
+            seconds += seconds_of(self.folder(seed))
             per_seed.append(self.measured(self.load(run), seed))
         self.store("evaluate", by_key(per_seed), seconds + time.monotonic() - started)
 
@@ -173,8 +181,10 @@ class Walks(Experiment):
                 arrays = data[np.arange(n, min(n + 8, len(data)))]
                 inferred, true, frames = follow(model, arrays, task.memorise)
                 off = apply_affine(affine, inferred[..., :2]) - true[..., :2]
+                metres = np.linalg.norm(off, axis=-1)[:, task.memorise :]
                 found = frames | {
-                    "position": np.linalg.norm(off, axis=-1)[:, task.memorise :] / (ROOM - 2),
+                    "metres": metres,
+                    "position": metres / sides(self.source(self.split), arrays["states"])[:, None],
                     "heading": np.abs(_short(turn * inferred[..., 2] - true[..., 2]))[:, task.memorise :],
                 }
                 for name, value in found.items():
@@ -187,7 +197,8 @@ class Walks(Experiment):
                 key = "/".join(("psnr", *((part,) if part else ()), *(() if name == "model" else (name,))))
                 metrics[key] = decibels(whole[name][:, begin:end])
         for step in (mark for mark in MARKS if mark <= task.predict):
-            metrics[f"position_error/{step}"] = float(whole["position"][:, step - 1].mean())
+            for key, name in (("position_error", "position"), ("position_error_m", "metres")):
+                metrics[f"{key}/{step}"] = float(whole[name][:, step - 1].mean())
             metrics[f"heading_error_deg/{step}"] = float(np.degrees(whole["heading"][:, step - 1]).mean())
         return metrics
 
@@ -242,6 +253,23 @@ def follow(model: Any, arrays: Mapping[str, np.ndarray], memorise: int) -> tuple
             errors = {name: (picture - frames).square().flatten(2).mean(-1).cpu().numpy()
                       for name, picture in pictures.items()}  # fmt: skip
     return torch.cat(inferred, 1).cpu().numpy(), true, errors
+
+
+def sides(source: Source, states: np.ndarray) -> np.ndarray:
+    """Metres (N,) of the side of a square as large as each world: of its cells that are no walls, each a metre square.
+
+    Args:
+        source: whose environment the states are of.
+        states: (N, T, S).
+    """
+    import gymnasium as gym
+    import reverie.envs  # noqa: F401
+
+    env = gym.make(source.env_id, **source.env_kwargs)
+    dynamics = env.unwrapped.dynamics
+    env.close()
+    slots = dynamics.layouts.slots(states[:, 0, dynamics.state_names.index("maze")])
+    return np.sqrt((dynamics.layouts.walls[slots] == 0).sum((1, 2)))
 
 
 def relative(pose: np.ndarray) -> np.ndarray:

@@ -19,9 +19,11 @@ and 30 degrees; under KEY/WAY/anywhere/3d it is that of any place and heading in
 seen.
 
 `success/WAY/STAGE` is the share that arrives, `path_ratio/WAY/STAGE` the mean of steps over those of the shortest path
-among those that do; `coverage/WAY/STAGE` is the share of places that exploring (`random`: random actions) has visited.
-Without a WAY they are the agent's, `memory`. The model never sees the map or the place of a goal, only frames and its
-own actions, and in 3d feels its displacements.
+among those that do. In 2d that path is exact. In 3d it is an estimate (`NavigationWorld.shortest`) that one can stay
+below: turning is counted as if it came after walking, and the goal's very place and heading are to be reached, not just
+half a metre and 30 degrees. The budget is twice the same number. `coverage/WAY/STAGE` is the share of places that
+exploring (`random`: random actions) has visited. Without a WAY they are the agent's, `memory`. The model never sees the
+map or the place of a goal, only frames and its own actions, and in 3d feels its displacements.
 """
 
 from __future__ import annotations

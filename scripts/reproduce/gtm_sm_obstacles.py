@@ -148,7 +148,8 @@ def with_landmarks(model: Any, seed: int) -> Any:
 
     torch.manual_seed(seed)
     with torch.no_grad():
-        stride = float(model.transition.wish(torch.eye(model.spaces.action_dim)).norm(dim=-1).max())
+        each = torch.eye(model.spaces.action_dim).to(model.transition.M)
+        stride = float(model.transition.wish(each).norm(dim=-1).max())
     config = replace(model.config, inference="landmark", landmarks=1, surprise=SURPRISE, surprise_std=stride)
     wider = build(model.name, vars(config), model.spaces).to(next(model.parameters()).device)
     weights = model.state_dict() | {f"landmarks.{k}": v for k, v in wider.landmarks.state_dict().items()}

@@ -1,7 +1,7 @@
 """Walking through several rooms with a model that knows single rooms: 150 steps are memorised, 300 predicted.
 
 The model is that of gtm-sm-walking (trained here if it has not been), tested in `reverie/MazeRooms-v0`. See
-gtm_sm_mazes.py for keys and presets; the share of the room is still that of a single one.
+gtm_sm_mazes.py for keys and presets. What gtm-sm-walking has trained is used as it is, whatever --budget or --epochs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import gtm_sm_mazes as mazes
 from .gtm_sm_walking import TASK as WALKING
+from .gtm_training import chosen
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,18 @@ class Rooms(mazes.Walks):
     """The experiment; see the module's header."""
 
     name = "gtm-sm-rooms"
+    trains = False  # what is measured are the models of gtm-sm-walking
     task = replace(
         WALKING,
         test_env="reverie/MazeRooms-v0",
         predict=300,
         parts={"": (0, 300), "first32": (0, 32), "last32": (268, 300)},
     )
+
+    def untrained(self) -> tuple[int, ...]:
+        return tuple(
+            seed for seed in self.args.seeds if not (chosen(self.folder(seed)) / "config.json").is_file()
+        )  # fmt: skip
 
     @property
     def home(self) -> Path:

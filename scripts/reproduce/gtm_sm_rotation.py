@@ -1,6 +1,6 @@
 """Turning in a room (Fraccaro et al. 2018, §5.2): 33 of the 41 steps of a turn are memorised, the rest is never seen.
 
-`psnr/unseen` is over the part of the first turn that was never seen, `psnr/turn` over the following full turn, beside
+`psnr/unseen` is over the part of the first turn that was never seen, `psnr/turn` over the 41 steps after it, beside
 copying the memorised frame of the nearest true heading. See gtm_sm_mazes.py for keys and presets. The agent gets going
 and does not jump to its speed, so the transition is the one with inertia.
 """
@@ -22,9 +22,9 @@ FULL = GTMSMConfig(
 TASK = mazes.Task(
     env_id="reverie/MazeRotation-v0",
     memorise=33,
-    predict=45,
+    predict=49,
     window=49,
-    parts={"unseen": (0, 8), "turn": (8, 45)},
+    parts={"unseen": (0, 8), "turn": (8, 49)},
     episodes={"full": 100_000, "small": 6_000},
     training={
         "full": TrainingConfig(epochs=30, batch_size=32, learning_rate=3e-3),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..results import write_atomically
-from .training_runs import train_run
+from .training_runs import train_run, training_seconds
 
 
 def train_best(
@@ -65,6 +66,16 @@ def train_best(
     write_atomically(folder / "chosen.json", json.dumps({"start": best, "bounds": bounds}))
     resume = True  # the trial of this very call
     return go_on(best, None)
+
+
+def trainings(seeds: int, restarts: int, trial: float) -> int:
+    """How many whole trainings `train_best` costs for so many seeds: one each, and the trials of the other starts."""
+    return math.ceil(seeds * (1 + (restarts - 1) * trial) - 1e-9)
+
+
+def seconds_of(folder: Path) -> float:
+    """Time that all starts in `folder` have been trained, those that were given up included."""
+    return sum(training_seconds(start) for start in folder.glob("start-*"))
 
 
 def chosen(folder: Path) -> Path:

@@ -145,7 +145,12 @@ class NavigationWorld:
         return self.dynamics.details(states, None)["displacement"] if self.map.oriented else None
 
     def shortest(self, states: np.ndarray) -> np.ndarray:
-        """Steps (N,) of the shortest way to the goal."""
+        """Steps (N,) of the shortest way to the goal; with a heading an estimate, which an agent can stay below.
+
+        Without a heading it is exact. With one it is the length of the shortest path over the places (`PITCH` apart) to
+        the very place of the goal, at full speed, plus the turn from the heading now to the goal's at full rate: as if
+        one came after the other, and without what the task allows of a distance and an angle.
+        """
         state = self.map.state(states)
         approach = GoalPlace(torch.zeros(self.map.spaces.frame_shape)).at(self.map, state)
         steps = approach.to_go(self.map.position(state)[:, None])[:, 0].numpy()

@@ -79,6 +79,10 @@ def train(args: Args) -> Path:
     from reverie.envs.rollouts import collect
     from reverie.world_models.training import TrainingConfig
 
+    from .training_runs import use_device
+
+    use_device(args.device)
+
     from ..spaces import spaces_of
     from .training_runs import train_run
 
