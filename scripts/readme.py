@@ -223,7 +223,7 @@ TABLES = {
         "position/{row}",
         "pixels off (of 32), frames ahead",
         {"1": "1", "5": "5", "10": "10"},
-        beside=("still",),
+        beside=("coasting", "still"),
     ),
     "discrete-toys": Table(
         "discrete-gradients",

@@ -155,17 +155,22 @@ def test_relaxed_choices_have_gradients_without_a_score():
 # ---- steps, states and objects ----
 
 
-def test_a_step_sees_what_is_not_explained_yet():
-    model = build(attends="remainder", num_slots=3)
+@pytest.mark.parametrize("background", ["black", "image", "latent"])
+@pytest.mark.parametrize("rendering", ["add", "over"])
+def test_a_step_sees_what_is_not_explained_yet(rendering, background):
+    """The picture of the objects so far, whether their light adds up or they hide each other and the background."""
+    model = build(attends="remainder", num_slots=3, rendering=rendering, background=background, ratio=4.0)
     seen = []
     model.reader.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     frame = some_frames(5)
     state = model.update(model.initial_state((5,)), frame, generator=torch.Generator().manual_seed(1))
+    backdrop = model._background(state.backdrop).detach()
     looks = seen[-3:]
-    torch.testing.assert_close(looks[0], frame)
+    torch.testing.assert_close(looks[0], (frame - backdrop).expand_as(looks[0]))
     for i in (1, 2):
         before = [leaf[:, :i] for leaf in (state.presence, state.what, state.place)]
-        torch.testing.assert_close(looks[i], frame - model.renderer(*before).mean.detach())
+        torch.testing.assert_close(looks[i], frame - model.renderer(*before, backdrop).mean.detach())
+        assert float((looks[i] - looks[0]).abs().max()) > 1e-3
 
 
 def test_objects_of_every_frame_are_new_ones():

@@ -8,6 +8,7 @@ import apdr_twin as twin
 import pytest
 import torch
 from reverie.world_models import APDR, APDRConfig, Batch, Spaces
+from reverie.world_models.bounds import Bound, fivo
 from reverie.world_models.objects import apdr as apdr_module
 from reverie.world_models.objects import presence
 from test_bounds import mean_and_error
@@ -261,3 +262,47 @@ def test_mistakes_say_what_was_found():
     ):
         with pytest.raises(ValueError, match=message):
             replace(SMALL, **wrong)
+
+
+# ---- FIVO with relaxed choices ----
+
+
+def relaxed_model():
+    return make_model(replace(SMALL, presence="concrete", num_particles=1, first_ratio=5.0))
+
+
+@pytest.mark.parametrize(("noise", "particles"), [(0.2, 1), (0.6, 1), (0.9, 3)])
+def test_without_noise_the_particle_bounds_of_relaxed_choices_are_the_elbo(
+    noise, particles, without_noise, monkeypatch
+):
+    """Same draws, same weights: the loss's bound at the end of training is what particles weigh, whatever theta was."""
+    monkeypatch.setattr(presence, "uniform_like", lambda tensor, generator=None: torch.full_like(tensor, noise))
+    model, batch = relaxed_model(), make_batch(3, steps=4)
+    found = model.loss(batch).elbo.sum(-1)
+    for bound in (Bound("iwae", particles), Bound("fivo", particles), Bound("fivo", particles, threshold=0.0)):
+        torch.testing.assert_close(bound(model, batch), found)
+    parameters = list(model.parameters())
+    slopes = [slopes_of(value.sum(), parameters) for value in (Bound("fivo", 1)(model, batch), found)]
+    torch.testing.assert_close(*slopes)
+    assert bool(slopes[0].any())
+    early = model.loss(batch, progress=0.0)  # the curriculum is the loss's alone
+    assert early.scalars["theta"] == pytest.approx(5.0) and not torch.allclose(early.elbo.sum(-1), found)
+
+
+def test_fivo_trains_relaxed_choices():
+    """Finite, a gradient for every part; with one particle its expectation is the ELBO's, with more it is above."""
+    model, batch = relaxed_model(), make_batch(500, steps=3)
+    with torch.no_grad():
+        elbo = model.loss(batch, generator=seeded(0)).elbo.sum(-1)
+        one = fivo(model, batch, 1, threshold=0.0, generator=seeded(1))
+        many = fivo(model, batch, 6, generator=seeded(2))
+    (mean, error), (first, first_error), (more, more_error) = map(mean_and_error, (elbo, one, many))
+    assert abs(mean - first) < 4 * (error**2 + first_error**2) ** 0.5
+    assert more - first > 4 * (more_error**2 + first_error**2) ** 0.5
+    bound = fivo(model, make_batch(4, steps=3), 4, generator=seeded(3))
+    bound.sum().backward()
+    assert bool(torch.isfinite(bound).all())
+    slopes = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(bool(torch.isfinite(slope).all()) for slope in slopes.values() if slope is not None)
+    for part in ("renderer", "transition", "discovery_prior", "propagation", "discovery", "encoder"):
+        assert any(slope is not None and bool(slope.any()) for name, slope in slopes.items() if name.startswith(part))

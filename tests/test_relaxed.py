@@ -247,8 +247,35 @@ def test_extreme_logits_stay_finite_in_float32(logit):
             assert bool(torch.isfinite(value).all())
 
 
+@each_toy
+@pytest.mark.parametrize("kind", ["constant", "rounds"])
+def test_a_value_without_a_derivative(toy, kind):
+    """MuProp falls back on the score and has no bias; control variates would have one, and are refused."""
+    toy = toy()
+    smooth, constant = toy.f, kind == "constant"
+    toy.f = lambda b: torch.full(b.shape[:1], 0.7).double() if constant else smooth(b.detach().round())
+    draws = toy.draws(20_000, seed=3)
+    exact = torch.zeros_like(toy.logits) if constant else toy.exact()[1]
+    for name in ("reinforce", "muprop"):
+        assert bool((errors(estimates(UNBIASED[name](toy.f, draws), draws), exact) < 3.5).all())
+    found = UNBIASED["relax"](toy.f, draws)  # whose control is another function
+    assert bool((errors(estimates(found, draws), exact) < 3.5).all())
+    level = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
+    for refused in (
+        lambda: relaxed.rebar(toy.f, draws, 0.5),
+        lambda: relaxed.relax(smooth, draws, lambda z: level.expand(len(z))),
+    ):
+        with pytest.raises(ValueError, match=r"no derivative along z .* take score_function with a baseline"):
+            refused()
+
+
 def test_mistakes_are_named():
     draws = binary_toy().draws(2)
+    for wrong in (-1.0, torch.tensor(-1.0), torch.tensor([0.5, 0.0, 1.0]), torch.tensor(math.nan)):
+        with pytest.raises(ValueError, match="temperature must be positive, found"):
+            relaxed.rebar(lambda b: b.sum(-1), draws, wrong)
+        with pytest.raises(ValueError, match="temperature must be positive, found"):
+            relaxed.gumbel_softmax(lambda b: b.sum(-1), draws, wrong)
     with pytest.raises(ValueError, match="temperature must be positive, found 0"):
         relaxed.gumbel_softmax(torch.sum, draws, 0)
     with pytest.raises(ValueError, match="unsqueeze one variable"):

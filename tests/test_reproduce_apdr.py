@@ -14,7 +14,7 @@ from reverie.scripts.reproduce.component_tracker import components, relinked, tr
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
 from reverie.world_models.checkpoints import load
-from reverie.world_models.evaluation.following import follow, position_errors
+from reverie.world_models.evaluation.following import filtered_mse, follow, position_errors
 from reverie.world_models.evaluation.tracking import Tracks, tracking_metrics
 from reverie.world_models.state import event
 from reverie.world_models.training import TrainingConfig
@@ -34,10 +34,11 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
     )  # fmt: skip
     balls.main(args)
     metrics = json.loads(args.json.read_text())["metrics"]
-    for key in ("count_accuracy", "mota", "idf1", "id_switches", "position/5", "position/5/still", "mse/1", "kept/10"):
+    ahead = ("position/5", "position/5/still", "position/5/coasting", "alive/10", "alive/10/true", "mse/1")
+    for key in ("count_accuracy", "mota", "idf1", "id_switches", "mse", *ahead):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
-    assert len(metrics["idf1/air"]["values"]) == 1
+    assert len(metrics["idf1/air"]["values"]) == len(metrics["mse/air"]["values"]) == 1
     assert {path.name for path in (args.out / "pictures").iterdir()} >= {"apdr-balls.gif", "sequence-0.png"}
     before = args.json.read_text()
     balls.main(replace(args, stages=("train",)))
@@ -74,9 +75,24 @@ def test_a_ball_that_returns_is_another_and_a_hidden_one_the_same():
     boxes = np.stack([np.stack([b, box]) for b in (box, away, box, box, away, away, box)])[None]
     ids = np.tile([[0, 1]], (7, 1))[None]
     found = measures.lives(ids, boxes, 32)
-    np.testing.assert_array_equal(found[0, :, 0], [0, -1, 2, 2, -1, -1, 4])
+    np.testing.assert_array_equal(found[0, :, 0], [0, -1, 2, 2, -1, -1, 3])
     np.testing.assert_array_equal(found[0, :, 1], 1)
     assert (measures.lives(np.full_like(ids, -1), boxes, 32) == -1).all()
+
+
+def test_lives_have_numbers_of_their_own_whatever_the_worlds_are():
+    """Numbers that already run on within a slot, that begin high, that change without a gap, and slots that swap."""
+    ids = np.array([[0, -1, 9], [-1, 4, 9], [2, 4, 5], [4, 2, 5], [-1, 2, 9]])
+    boxes = np.tile([4.0, 4, 8, 8], (1, 5, 3, 1))
+    found = measures.lives(ids[None], boxes, 32)[0]
+    np.testing.assert_array_equal(found, [[0, -1, 1], [-1, 2, 1], [3, 2, 4], [2, 3, 4], [-1, 3, 5]])
+    rng = np.random.default_rng(0)
+    ids = rng.permuted(np.tile([-1, -1, 0, 3, 7], (40, 12, 1)), axis=-1)
+    found = measures.lives(ids, np.tile([4.0, 4, 8, 8], (40, 12, 5, 1)), 32)
+    for numbers, theirs in zip(found, ids, strict=True):
+        for number in range(numbers.max() + 1):
+            frames, slots = np.nonzero(numbers == number)
+            assert (np.diff(frames) == 1).all() and len(set(theirs[frames, slots])) == 1
 
 
 def picture(*squares, size=32):
@@ -163,7 +179,7 @@ class Teller(WorldModel):
         return Told(state.ids, state.x + state.speed, state.speed)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None):
-        if frame is None:
+        if frame is None:  # (a mask is not looked at)
             lost = state.x > self.kept
             return Told(torch.where(lost, -1, state.ids), state.x, state.speed)
         return Told(torch.full_like(state.ids, 7), frame[..., :1], frame[..., 1:])
@@ -207,10 +223,71 @@ def test_following_and_predicting_by_hand():
     right = position_errors(Teller(), data, (32, 64), context=4, horizon=5)
     np.testing.assert_allclose(right["error"], 0, atol=1e-5)
     np.testing.assert_allclose(right["error_still"], 2 * np.arange(1, 6))
+    np.testing.assert_allclose(right["error_coasting"], 0, atol=1e-5)
     slow = position_errors(Teller(kept=13.5), Line(speed=1.0), (32, 64), context=4, horizon=5)
     np.testing.assert_allclose(slow["error"][:2], [1, 2])
     np.testing.assert_allclose(slow["kept"], [1, 1, 0, 0, 0])
-    assert np.isnan(slow["error"][2:]).all()
+    assert np.isnan(slow["error"][2:]).all() and np.isnan(slow["error_coasting"][2:]).all()
+    np.testing.assert_allclose(slow["error_coasting"][:2], 0, atol=1e-5)  # the frames tell the place rightly
+    alone = position_errors(Teller(), Line(speed=2.0), (32, 64), context=1, horizon=3, samples=0)
+    np.testing.assert_allclose(alone["error_coasting"], alone["error_still"])
+    assert np.isnan(alone["alive"]).all() and (alone["alive_true"] == 1).all()
+
+
+def test_another_object_in_the_slot_is_not_compared():
+    """From the third step on the slot holds somebody else, who is elsewhere; then its first one comes in another."""
+    data = Line(speed=2.0)
+    ids, boxes, shows = (np.repeat(data.arrays[name], 2, 2).copy() for name in ("ids", "boxes", "visibility"))
+    ids[..., 1], shows[..., 1] = -1, 0
+    ids[:, 6:, 0], boxes[:, 6:, 0] = 3, boxes[:, 6:, 0] + 20
+    ids[:, 8, 1], shows[:, 8, 1] = 0, 1
+    data.arrays |= {"ids": ids, "boxes": boxes, "visibility": shows}
+    found = position_errors(Teller(), data, (32, 64), context=4, horizon=5)
+    np.testing.assert_array_equal(np.isnan(found["error"]), [False, False, True, True, False])
+    np.testing.assert_allclose(found["error"][[0, 1, 4]], 0, atol=1e-5)
+    np.testing.assert_allclose(found["error_still"][[0, 1, 4]], [2, 4, 10])
+    np.testing.assert_allclose(found["alive_true"], [1, 1, 0, 0, 1])
+    np.testing.assert_allclose(found["alive"], 1)
+
+
+class Mortal(Teller):
+    """Believes that an object vanishes at every step with probability .4, though it would rather say that it stays."""
+
+    def update(self, state, frame=None, *, mask=None, sample=True, generator=None):
+        following = super().update(state, frame)
+        if frame is not None or not sample:
+            return following
+        dies = torch.rand(state.ids.shape, generator=generator) < 0.4
+        return replace(following, ids=torch.where(dies, -1, following.ids))
+
+
+def test_survival_is_measured_from_samples():
+    generator = torch.Generator().manual_seed(0)
+    found = position_errors(
+        Mortal(), Line(speed=2.0), (32, 64), context=4, horizon=4, samples=4000, generator=generator
+    )
+    np.testing.assert_allclose(found["alive"], 0.6 ** np.arange(1, 5), atol=0.025)
+    np.testing.assert_allclose(found["kept"], 1)
+    np.testing.assert_allclose(found["alive_true"], 1)
+    with pytest.raises(ValueError, match="samples must not be negative, found -1"):
+        position_errors(Teller(), Line(speed=2.0), (32, 64), context=4, horizon=4, samples=-1)
+
+
+class Shown(Teller):
+    """Decodes the place and the speed that it has, less one tenth."""
+
+    def decode(self, state):
+        mean = torch.cat([state.x, state.speed], -1) - 0.1
+        return torch.distributions.Independent(torch.distributions.Normal(mean, 1.0), 1)
+
+
+def test_filtered_frames_are_compared_where_they_are_seen():
+    data = Line(speed=1.0)
+    assert filtered_mse(Shown(), data, chunk=1) == pytest.approx(0.01, rel=1e-4)
+    data.arrays["frames"][:, 3] = 99.0  # the filter says so, too
+    data.arrays["mask"] = data.arrays["mask"].copy()
+    data.arrays["mask"][1, 5:] = False
+    assert filtered_mse(Shown(), data) == pytest.approx(0.01, rel=1e-3)
 
 
 def test_following_needs_objects():
@@ -223,7 +300,16 @@ def test_following_needs_objects():
 def test_boxes_are_drawn_in_the_colour_of_their_number():
     tracks = Tracks(np.array([[3, -1]]), np.array([[[1.0, 2, 4, 6], [0, 0, 8, 8]]]), np.ones((1, 2)))
     drawn = measures.outlined(np.zeros((1, 8, 8, 3), np.uint8), tracks, 2)[0]
-    colour = measures.COLOURS[3]
+    colour = measures.colour_of(3)
     for row, column in ((4, 2), (12, 8), (4, 8), (8, 2)):
         np.testing.assert_array_equal(drawn[row, column], colour)
     assert (drawn.any(-1)).sum() == 2 * 7 + 2 * 9 - 4 and not drawn[8, 5].any()
+
+
+def test_every_number_has_a_colour_of_its_own():
+    """Neighbours, and those that seven or a Fibonacci number of others lie between; the first ones are bright."""
+    colours = np.stack([measures.colour_of(number) for number in range(32)]).astype(float)
+    apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 999 * np.eye(32)
+    assert apart.min() > 30
+    assert (colours[:8].max(-1) == 255).all()
+    np.testing.assert_allclose(colours[:3], [(255, 215, 60), (90, 200, 255), (255, 110, 180)], atol=45)

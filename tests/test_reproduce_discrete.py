@@ -38,6 +38,48 @@ def test_estimators_are_told_apart_by_their_bias(name):
     assert found[f"variance/{name}"] > 0
 
 
+# Of E (b - t)^2 at theta = 1/2, in closed form: the gradient, and the variance of plain REINFORCE
+ONE_BIT = {0.45: (0.025, 0.0159391), 0.499: (0.0005, 0.0156251)}
+
+
+@pytest.mark.parametrize("t", toys.ONE_BIT)
+@pytest.mark.parametrize("name", [*methods.METHODS, *toys.MULTI])
+def test_one_bit_has_its_closed_forms(name, t):
+    gradient, variance = ONE_BIT[t]
+    exact = toys.exact_gradient(torch.zeros(1).double(), f=toys.one_square(t))
+    assert float(exact) == pytest.approx(gradient, rel=1e-9)
+    found = toys.one_bit_spread(name, t, 0, 20_000, nothing)
+    assert set(found) == {f"{key}/one-bit/{t}/{name}" for key in ("bias", "bias-errors", "variance")}
+    if name not in (*methods.BIASED, "sqair-signal"):
+        assert found[f"bias-errors/one-bit/{t}/{name}"] < 4
+    if name == "reinforce":
+        assert found[f"variance/one-bit/{t}/{name}"] == pytest.approx(variance, rel=0.03)
+    if name == "reinforce-optimal-constant":  # of one bit it leaves nothing
+        assert found[f"variance/one-bit/{t}/{name}"] < 1e-3 * variance
+
+
+def test_every_estimator_that_applies_learns_the_four_way_choice():
+    best = float(torch.arange(1.0, 5.0).cos().min())
+    for name in toys.COSINE_NAMES:
+        found = toys.cosine(name, 0, 120, nothing)
+        value = found[f"final-loss/cosine/{name}"]
+        assert best - 1e-6 <= value <= 1
+        if name in ("reinforce-optimal-constant", "muprop", "relax", "rebar", "nvil", "vimco"):
+            assert value < best + 0.1, (name, value)
+    assert {*methods.METHODS} - {"concrete"} < {*toys.COSINE_NAMES} and "vimco" in toys.COSINE_NAMES
+
+
+@pytest.mark.parametrize("name", toys.MULTI)
+def test_multi_sample_bounds_have_a_final_loss(name):
+    found = toys.one_bit(name, 0.3, 0, 300, nothing)
+    theta = found[f"theta/one-bit/0.3/{name}"]
+    assert theta < 0.5
+    assert found[f"final-loss/one-bit/0.3/{name}"] == pytest.approx(theta * 0.49 + (1 - theta) * 0.09, rel=1e-5)
+    if name == "vimco":
+        assert theta < 0.35
+        assert toys.hundred_bits(name, 0, 150, nothing)[f"final-loss/hundred-bits/{name}"] < 12.0  # 25 at first
+
+
 def test_better_baselines_have_less_variance():
     names = ("reinforce", "reinforce-moving-average", "reinforce-optimal-constant", "muprop")
     spread = [toys.three_bits(name, 0, 5000, nothing)[f"variance/{name}"] for name in names]
@@ -118,8 +160,10 @@ def test_the_experiment_keeps_its_pieces(tmp_path, monkeypatch):
     args = replace(SMALL, out=tmp_path / "out", json=tmp_path / "r.json", stages=("toys",))
     experiment.main(args)
     result = json.loads(args.json.read_text())
-    for name in methods.METHODS:
-        for key in ("bias", "variance", "final-loss/hundred-bits", "theta/one-bit/0.499"):
+    for name in (*methods.METHODS, *toys.MULTI):
+        for key in (
+            "bias", "variance", "final-loss/hundred-bits", "theta/one-bit/0.499", "variance/one-bit/0.45",
+        ):  # fmt: skip
             assert len(result["metrics"][f"{key}/{name}"]["values"]) == 2
     assert result["references"]["public code"]["theta/one-bit/0.499/rebar"] == 0.252
     kept = args.out / "toys" / "three-bits-rebar-0.json"

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -32,8 +31,8 @@ from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from ..results import result_path, write_result
-from .pieces import measure_once
-from .training_runs import newest_checkpoint, train_run, training_seconds
+from .pieces import measure_once, whole_command, without_places
+from .training_runs import newest_checkpoint, train_run, training_seconds, use_device
 
 METHODS: dict[str, dict[str, Any]] = {
     "vimco": {"gradient": "vimco"},
@@ -120,8 +119,7 @@ def main(args: Args) -> None:
     """Train and measure every method from every seed, and write the result of everything that the folder has."""
     from reverie.world_models import Spaces
 
-    if args.device == "cpu":
-        os.environ.setdefault("ACCELERATE_USE_CPU", "true")
+    use_device(args.device)
     train = StillDigits(args.train_frames, SEEDS["train"], "train")
     split = "validation" if args.validate else "test"
     data = StillDigits(args.test_frames, SEEDS[split], "train" if args.validate else "test")
@@ -208,7 +206,7 @@ def _report(args: Args, share_of_ones: float) -> None:
     }
     path = args.json or result_path("air-digits")
     write_result(
-        path, name="air-digits", command="reverie " + " ".join(sys.argv[1:]), config=args, metrics=metrics,
-        references=references, seconds=seconds, device=args.device,
+        path, name="air-digits", command=whole_command(sys.argv[1:]), config=without_places(asdict(args)),
+        metrics=metrics, references=references, seconds=seconds, device=args.device,
     )  # fmt: skip
     ui.say(f"wrote {path}")

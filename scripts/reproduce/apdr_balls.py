@@ -35,7 +35,7 @@ class Args(TrackingArgs):
     )
     """How each is trained."""
     air_epochs: int = 6
-    """Of the training of single frames."""
+    """Of the training of single frames, whatever --budget and --epochs say."""
     air: AIRConfig = field(
         default_factory=lambda: AIRConfig(
             what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,

@@ -6,6 +6,7 @@ merely hidden behind another lives on.
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,8 @@ import numpy as np
 from reverie.world_models.evaluation.tracking import Tracks
 
 TRUTH = ("ids", "boxes", "visibility")
-COLOURS = np.array(
-    [(255, 215, 60), (90, 200, 255), (255, 110, 180), (130, 255, 130), (255, 150, 70), (190, 150, 255), (240, 240, 240)]
-)
+# Hues a golden angle apart come near each other after 8, 13, 21 steps: by then the tone is another.
+FIRST_HUE, GOLDEN_ANGLE, TONES = 48 / 360, 0.381966, ((0.7, 1.0), (0.35, 0.85), (0.75, 0.55), (0.6, 0.75))
 
 
 class TrueObjects:
@@ -45,12 +45,25 @@ class TrueObjects:
 
 
 def lives(ids: np.ndarray, boxes: np.ndarray, size: int) -> np.ndarray:
-    """Numbers (N, T, M) of objects while they meet the frame, another one after each absence; -1 elsewhere."""
-    ids = ids.astype(np.int64)
+    """Numbers (N, T, M) of objects while they meet the frame, another one after each absence; -1 elsewhere.
+
+    A life is an unbroken run of frames with one number of `ids` (none twice in a frame); lives are counted in each
+    sequence, in the order in which they begin, so that no two share a number whatever the world's own numbers are.
+    """
     inside = (ids >= 0) & (boxes[..., :2] < size).all(-1) & (boxes[..., 2:] > 0).all(-1)
-    before = np.concatenate([np.zeros_like(inside[:, :1]), inside[:, :-1]], axis=1)
-    entries = (inside & ~before).cumsum(axis=1)
-    return np.where(inside, ids + ids.shape[-1] * (entries - 1), -1)
+    found = np.full(ids.shape, -1, dtype=np.int64)
+    born = np.zeros(len(ids), dtype=np.int64)
+    for t in range(ids.shape[1]):
+        here = inside[:, t]
+        goes_on = np.zeros_like(here)
+        if t > 0:
+            same = (ids[:, t, :, None] == ids[:, t - 1, None]) & here[:, :, None] & inside[:, t - 1, None]
+            goes_on = same.any(-1)
+            found[:, t] = np.where(goes_on, np.take_along_axis(found[:, t - 1], same.argmax(-1), 1), -1)
+        fresh = here & ~goes_on
+        found[:, t] = np.where(fresh, born[:, None] + fresh.cumsum(-1) - 1, found[:, t])
+        born += fresh.sum(-1)
+    return found
 
 
 def hidden_frames(tracks: Tracks) -> int:
@@ -63,6 +76,12 @@ def hidden_frames(tracks: Tracks) -> int:
             between = shows[clear[0] : clear[-1]]
             count += int(((between >= 0) & (between < 0.3)).sum())
     return count
+
+
+def colour_of(number: int) -> np.ndarray:
+    """RGB (3,) uint8; any two of the first 32 are easily told apart."""
+    hue = (FIRST_HUE + GOLDEN_ANGLE * number) % 1.0
+    return np.rint(255 * np.array(colorsys.hsv_to_rgb(hue, *TONES[number // 8 % len(TONES)]))).astype(np.uint8)
 
 
 def outlined(frames: np.ndarray, tracks: Tracks, factor: int, least: float = 0.0) -> np.ndarray:
@@ -78,7 +97,7 @@ def outlined(frames: np.ndarray, tracks: Tracks, factor: int, least: float = 0.0
             if number < 0:
                 continue
             left, top, right, bottom = np.rint(factor * box).astype(int)
-            colour = COLOURS[number % len(COLOURS)]
+            colour = colour_of(int(number))
             every = 1 if shown >= least else 3
             columns = np.arange(max(left, 0), min(right, width - 1) + 1, every)
             rows = np.arange(max(top, 0), min(bottom, height - 1) + 1, every)

@@ -3,12 +3,17 @@
   count_accuracy   frames in which the number of objects that show is right
   mota, motp, idf1, id_switches   see `world_models/evaluation/tracking.py`
   restarts_ok      share of random starts with count_accuracy of at least .95 and idf1 of at least .9
-  position/H       distance in pixels of predicted from true centres, H steps after the last frame seen; kept/H is the
-                   share of objects that are still there to be compared, position/H/still the distance of the last place
+  mse              of the frames as the filter sees them
+  position/H       distance in pixels of predicted from true centres, H steps after the last frame seen; beside it what
+                   is trivial: position/H/still, the last true place, and position/H/coasting, the model's own last two
+                   places continued at constant velocity
+  alive/H          share of sampled futures in which an object that was seen is still there H steps later, beside that
+                   of true objects, alive/H/true
   mse/H            of predicted frames
 
-On the same sequences, under KEY/air, an AIR model of single frames whose objects are linked to the nearest of the frame
-before (Hungarian matching), and under KEY/components the floor: connected components with a Kalman filter.
+On the same sequences, under KEY/air, an AIR model of single frames whose objects are linked to the nearest that was
+found before (Hungarian matching of places, see `component_tracker.relinked`), and under KEY/components the floor:
+connected components with a Kalman filter.
 """
 
 from __future__ import annotations
@@ -35,12 +40,22 @@ if TYPE_CHECKING:
 Stage = Literal["data", "train", "components", "air", "evaluate", "pictures"]
 STAGES = ("data", "train", "components", "air", "evaluate", "pictures")
 SEEDS = {"train": 1, "validation": 2, "test": 3}
+SAMPLED = 20  # the stream of random numbers of sampled futures
 GOOD_COUNT, GOOD_IDF1 = 0.95, 0.9
+AHEAD = {
+    "position/{}": "error", "position/{}/still": "error_still", "position/{}/coasting": "error_coasting",
+    "alive/{}": "alive", "alive/{}/true": "alive_true",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Args(Options):
     """What `reverie reproduce apdr-balls` and `apdr-digits` share."""
+
+    budget: float | None = None
+    """Minutes for all training of the APDR; lowers its number of epochs accordingly. Not of AIR: see --air-epochs."""
+    epochs: int | None = None
+    """Of the APDR, instead of the number in --training.epochs. Not of AIR: see --air-epochs."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One random start each."""
@@ -55,7 +70,7 @@ class Args(Options):
     air_seeds: tuple[int, ...] = (0,)
     """Its random starts."""
     air_epochs: int = 20
-    """Of its training, which is otherwise that of the others."""
+    """Of its training, whatever --budget and --epochs say; the other settings are those of the APDR's."""
 
 
 class Tracking(Experiment):
@@ -117,7 +132,7 @@ class Tracking(Experiment):
 
     def air(self) -> None:
         """What tracking adds to finding objects: AIR sees every frame by itself."""
-        from reverie.world_models.evaluation.following import follow
+        from reverie.world_models.evaluation.following import filtered_mse, follow
 
         from .component_tracker import relinked
 
@@ -127,9 +142,11 @@ class Tracking(Experiment):
             training = replace(self.training(), seed=seed, epochs=self.args.air_epochs)
             self.run(folder, self.args.air, training, f"AIR, seed {seed}", model_name="air")
             seconds += training_seconds(folder)
-            per_seed.append(self.tracking(truth, map(relinked, follow(self.load(folder), truth))))
-        found = measures.prefixed(by_key(per_seed), "air")
-        self.store("air", found, max(seconds, time.monotonic() - started))
+            model = self.load(folder)
+            found = self.tracking(truth, map(relinked, follow(model, truth)))
+            per_seed.append(found | {"mse": filtered_mse(model, truth)})
+        metrics = measures.prefixed(by_key(per_seed), "air")
+        self.store("air", metrics, max(seconds, time.monotonic() - started))
 
     def tracking(self, truth: measures.TrueObjects, found: Iterable[Tracks]) -> dict[str, float]:
         """Tracking metrics of what was found in each sequence."""
@@ -141,7 +158,8 @@ class Tracking(Experiment):
     def evaluate(self) -> None:
         """Online tracking, and prediction, of every run."""
         from reverie.world_models.evaluation import open_loop
-        from reverie.world_models.evaluation.following import follow, position_errors
+        from reverie.world_models.evaluation.following import filtered_mse, follow, position_errors
+        from reverie.world_models.training import seeded
 
         started, per_seed, seconds = time.monotonic(), [], 0.0
         truth = self.truth()
@@ -151,14 +169,15 @@ class Tracking(Experiment):
             with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
                 tracks = follow(model, truth, on_progress=lambda done, total: advance(completed=done))
             found = self.tracking(truth, tracks)
+            found["mse"] = filtered_mse(model, truth)
             ahead = position_errors(
-                model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons), reach=self.reach
-            )
+                model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons),
+                reach=self.reach, generator=seeded(seed, SAMPLED, 0, self.args.device),
+            )  # fmt: skip
             frames = open_loop(model, truth, context=self.context, horizon=max(self.horizons))
             for h in self.horizons:
-                found[f"position/{h}"] = float(ahead["error"][h - 1])
-                found[f"position/{h}/still"] = float(ahead["error_still"][h - 1])
-                found[f"kept/{h}"] = float(ahead["kept"][h - 1])
+                for key, name in AHEAD.items():
+                    found[key.format(h)] = float(ahead[name][h - 1])
                 found[f"mse/{h}"] = float(frames["mse"][h - 1])
             per_seed.append(found)
         metrics: dict[str, Any] = by_key(per_seed)

@@ -67,7 +67,9 @@ def track_components(frames: np.ndarray) -> Tracks:
 
 
 def relinked(tracks: Tracks, least: float = 0.1) -> Tracks:
-    """Objects of a model that looks at every frame by itself, linked to the nearest of the frame before.
+    """Objects of a model that looks at every frame by itself, each linked to the nearest track's last place.
+
+    All at once by the least total distance, within `REACH`; a track waits at its last place for `PATIENCE` frames.
 
     Args:
         tracks: whose numbers are not looked at.

@@ -2,13 +2,15 @@
 
 Stages, each a number of pieces that are kept in the experiment's folder and not computed twice:
 
-  toys     bias and variance by enumeration on three bits; training on one bit (the toy of RELAX), on a hundred bits,
-           and on the four-way cosine of the slides, relaxed at several temperatures
+  toys     bias and variance by enumeration on three bits and on one (the toy of RELAX); training on one bit, on a
+           hundred bits, and on the four-way cosine of the slides, there also relaxed at several temperatures
   vae      a VAE with 64 Bernoulli variables on real digits
 
 Keys: bias/ESTIMATOR is |mean - exact| / |exact| on the three bits, bias-errors/ESTIMATOR the largest difference in
 standard errors, variance/ESTIMATOR the sum over the bits, of one draw (NVIL's is rescaled to the length of the others;
-the multi-sample estimators' gradient is that of their own bound). final-loss/PROBLEM/ESTIMATOR is measured with
+the multi-sample estimators' gradient is that of their own bound); bias/one-bit/T/ESTIMATOR and so on are those of one
+bit with target T at theta = 1/2, where the gradient is so small that the relative bias is mostly chance: see its
+standard errors. final-loss/PROBLEM/ESTIMATOR is measured with
 discrete variables: exactly on the toys, on unseen digits in nats per digit for the VAE (`vae-bound-100`: the
 importance-weighted bound). variance/vae/ESTIMATOR is that of the encoder's output where training ended, and
 cost/vae/ESTIMATOR milliseconds of processor time per update of 50 digits, the median.
@@ -16,17 +18,16 @@ cost/vae/ESTIMATOR milliseconds of processor time per update of 50 digits, the m
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from .. import ui
 from ..results import result_path, write_result
-from .pieces import measure_once
+from .pieces import measure_once, whole_command, with_settings, without_places
 
 Pieces = dict[str, Callable[[Callable[..., None]], dict[str, float]]]
 STAGES = ("toys", "vae")
@@ -54,7 +55,7 @@ class Args:
     json: Path = result_path("discrete-gradients")
     """Where the result goes."""
     draws: int = 100_000
-    """Of bias and variance on the three bits."""
+    """Of bias and variance on the three bits and on one."""
     bit_iterations: int = 3000
     """Of the training on one bit."""
     bits_iterations: int = 2000
@@ -87,7 +88,8 @@ def main(args: Args) -> None:
     ui.table(("measure", "mean", "lowest", "highest"), rows, title="discrete-gradients")
     references = {"public code": {key: value for key, value in PUBLISHED.items() if key in metrics}}
     write_result(
-        args.json, name="discrete-gradients", command="reverie " + " ".join(sys.argv[1:]), config=args,
+        args.json, name="discrete-gradients", command=whole_command(sys.argv[1:]),
+        config=without_places(asdict(args)),
         metrics=metrics, references=references, seconds=seconds,
     )  # fmt: skip
     ui.say(f"wrote {args.json}")
@@ -105,11 +107,11 @@ def pieces(args: Args, stage: str, seed: int) -> Pieces:
     found: Pieces = {}
     for name in (*METHODS, *toys.MULTI):
         found[f"three-bits-{name}"] = partial(toys.three_bits, name, seed, args.draws)
-    for name in METHODS:
-        for t in (0.45, 0.499):
+        for t in toys.ONE_BIT:
+            found[f"one-bit-spread-{t}-{name}"] = partial(toys.one_bit_spread, name, t, seed, args.draws)
             found[f"one-bit-{t}-{name}"] = partial(toys.one_bit, name, t, seed, args.bit_iterations)
         found[f"hundred-bits-{name}"] = partial(toys.hundred_bits, name, seed, args.bits_iterations)
-    for name in toys.COSINE:
+    for name in toys.COSINE_NAMES:
         found[f"cosine-{name}"] = partial(toys.cosine, name, seed, args.cosine_iterations)
     return found
 
@@ -120,14 +122,12 @@ def _settings(args: Args) -> dict[str, Any]:
 
 
 def _collected(args: Args) -> tuple[dict[str, list[float]], float]:
-    """One value per seed and key, and the seconds that it all took."""
+    """One value per seed and key, of the pieces with these settings, and the seconds that it all took."""
     metrics: dict[str, list[float]] = {}
     seconds = 0.0
-    for stage in STAGES:
-        for seed in args.seeds:
-            for path in sorted((args.out / stage).glob(f"*-{seed}.json")):
-                found = json.loads(path.read_text())
-                seconds += found["seconds"]
-                for key, value in found["metrics"].items():
-                    metrics.setdefault(key, []).append(value)
+    paths = [p for stage in STAGES for seed in args.seeds for p in sorted((args.out / stage).glob(f"*-{seed}.json"))]
+    for found in with_settings(dict.fromkeys(paths, _settings(args))).values():
+        seconds += found["seconds"]
+        for key, value in found["metrics"].items():
+            metrics.setdefault(key, []).append(value)
     return metrics, seconds

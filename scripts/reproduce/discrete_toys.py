@@ -5,8 +5,8 @@
     hundred bits  as three, with t from 0 to 1
     cosine        cos z for a z in {1, 2, 3, 4}: relaxed at temperature 0, 1/2, 1 or 2 (the slides' example)
 
-VIMCO estimates another gradient, that of the bound with K samples. It is measured on the three bits with
-log w = -f(b), beside the bound as a plain reward and beside the signal log w_k - L_{-k} of SQAIR's code, K = 5.
+VIMCO estimates another gradient, that of the bound with K samples, here of log w = -f(b), K = 5. Beside it are the
+bound as a plain reward and the signal log w_k - L_{-k} of SQAIR's code. What they end with is measured as f is.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from reverie.world_models.inference.choices import BinaryChoices, Choices, choos
 from reverie.world_models.training import seeded
 from torch import Tensor
 
-from .discrete_methods import NVIL, build
+from .discrete_methods import METHODS, NVIL, build
 
 Metrics = dict[str, float]
 Advance = Callable[..., None]
 
 SAMPLES = 5  # K of the multi-sample estimators
 LOGITS = (0.4, -1.2, 0.1)  # of the three bits
+ONE_BIT = (0.45, 0.499)  # t
 OWN_RATE = 0.01  # of an estimator's own parameters
 WARM_UP, WARM_BATCH = 300, 100
 
@@ -48,12 +49,17 @@ def all_bits(count: int) -> Tensor:
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=count)), dtype=torch.float64)
 
 
-def exact_gradient(logits: Tensor, samples: int | None = None) -> Tensor:
-    """Of E f for the logits (3,), or of the bound's expectation with so many samples; by enumeration."""
+def one_square(t: float) -> relaxed.Value:
+    """f of one bit, (*batch)."""
+    return lambda b: (b[..., 0] - t).square()
+
+
+def exact_gradient(logits: Tensor, samples: int | None = None, f: relaxed.Value = squares) -> Tensor:
+    """Of E f for the logits (D,), or of the bound's expectation with so many samples; by enumeration."""
     logits = logits.detach().clone().requires_grad_()
     bits = all_bits(len(logits))
     log_q = BinaryChoices(logits.expand_as(bits), bits, bits, bits).log_prob
-    value = squares(bits)
+    value = f(bits)
     if samples is not None:
         index = torch.tensor(list(itertools.product(range(len(bits)), repeat=samples)))
         log_q, value = log_q[index].sum(-1), (-value)[index].logsumexp(-1) - math.log(samples)
@@ -70,25 +76,42 @@ def measured(estimates: Tensor, exact: Tensor) -> tuple[float, float, float]:
 
 def three_bits(name: str, seed: int, num_draws: int, advance: Advance) -> Metrics:
     """Bias and variance of one estimator at fixed logits, after it has learned what it learns there."""
-    logits = torch.tensor(LOGITS, dtype=torch.float64)
+    found = _spread(name, torch.tensor(LOGITS, dtype=torch.float64), squares, seed, num_draws, advance)
+    return {f"{key}/{name}": value for key, value in found.items()}
+
+
+def one_bit_spread(name: str, t: float, seed: int, num_draws: int, advance: Advance) -> Metrics:
+    """The same on one bit at theta = 1/2, where exactly theta (1 - theta) (1 - 2 t) is the gradient of E f."""
+    found = _spread(name, torch.zeros(1, dtype=torch.float64), one_square(t), seed, num_draws, advance)
+    return {f"{key}/one-bit/{t}/{name}": value for key, value in found.items()}
+
+
+def _spread(name: str, logits: Tensor, f: relaxed.Value, seed: int, num_draws: int, advance: Advance) -> Metrics:
+    """Bias, largest bias in standard errors and variance of the estimate for logits (D,)."""
+    count = len(logits)
     if name in MULTI:
-        return _three_bits_of_many(name, logits, seed, num_draws)
-    method = build(name, 3, 0, seed, torch.float64)
+        repeated = logits.expand(num_draws, SAMPLES, count).clone().requires_grad_()
+        choices = choose_binary(repeated, generator=seeded(seed, 2, 0))
+        surrogate = MULTI[name](-f(choices.hard), choices.log_prob)
+        (estimates,) = torch.autograd.grad(surrogate.sum(), repeated)
+        found = measured(estimates.sum(1), exact_gradient(logits, SAMPLES, f))
+        return dict(zip(("bias", "bias-errors", "variance"), found, strict=True))
+    method = build(name, count, 0, seed, torch.float64)
     own = [parameter for parameter in method.parameters() if parameter.requires_grad]
     optimiser = torch.optim.Adam(own, lr=OWN_RATE) if own else None
     for i in range(WARM_UP):
-        repeated = logits.expand(WARM_BATCH, 3).clone().requires_grad_()
-        found = method(squares, choose_binary(repeated, generator=seeded(seed, 1, i)))
+        repeated = logits.expand(WARM_BATCH, count).clone().requires_grad_()
+        estimate = method(f, choose_binary(repeated, generator=seeded(seed, 1, i)))
         if optimiser is not None:
-            learn(optimiser, own, found.own_loss)
-        found.grow()
+            learn(optimiser, own, estimate.own_loss)
+        estimate.grow()
         advance(1)
-    repeated = logits.expand(num_draws, 3).clone().requires_grad_()
-    found = method(squares, choose_binary(repeated, generator=seeded(seed, 2, 0)))
-    (estimates,) = torch.autograd.grad(found.surrogate.sum(), repeated)
+    repeated = logits.expand(num_draws, count).clone().requires_grad_()
+    estimate = method(f, choose_binary(repeated, generator=seeded(seed, 2, 0)))
+    (estimates,) = torch.autograd.grad(estimate.surrogate.sum(), repeated)
     scale = float(method.moments.scale) if isinstance(method, NVIL) else 1.0  # shortened by it on purpose
-    bias, errors, variance = measured(estimates / scale, exact_gradient(logits))
-    return {f"bias/{name}": bias, f"bias-errors/{name}": errors, f"variance/{name}": variance}
+    found = measured(estimates / scale, exact_gradient(logits, f=f))
+    return dict(zip(("bias", "bias-errors", "variance"), found, strict=True))
 
 
 def _bound_as_reward(log_weights: Tensor, log_q: Tensor) -> Tensor:
@@ -102,15 +125,6 @@ def _sqair(log_weights: Tensor, log_q: Tensor) -> Tensor:
 MULTI = {"vimco": discrete.vimco, "bound-as-reward": _bound_as_reward, "sqair-signal": _sqair}
 
 
-def _three_bits_of_many(name: str, logits: Tensor, seed: int, num_draws: int) -> Metrics:
-    repeated = logits.expand(num_draws, SAMPLES, 3).clone().requires_grad_()
-    choices = choose_binary(repeated, generator=seeded(seed, 2, 0))
-    surrogate = MULTI[name](-squares(choices.hard), choices.log_prob)
-    (estimates,) = torch.autograd.grad(surrogate.sum(), repeated)
-    bias, errors, variance = measured(estimates.sum(1), exact_gradient(logits, SAMPLES))
-    return {f"bias/{name}": bias, f"bias-errors/{name}": errors, f"variance/{name}": variance}
-
-
 def learn(optimiser: torch.optim.Optimizer, parameters: list[Tensor], loss: Tensor) -> None:
     """One step on these parameters alone."""
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
@@ -119,27 +133,50 @@ def learn(optimiser: torch.optim.Optimizer, parameters: list[Tensor], loss: Tens
     optimiser.step()
 
 
+class Learner:
+    """An estimator, what it learns itself, and the logits that it is used for."""
+
+    def __init__(self, name: str, logits: Tensor, rate: float, seed: int) -> None:
+        self.name, self.logits = name, logits
+        self.method = build(name, logits.numel(), 0, seed) if name in METHODS else None
+        self.own = [p for p in self.method.parameters() if p.requires_grad] if self.method is not None else []
+        self.optimiser = torch.optim.Adam([logits], lr=rate)
+        self.own_optimiser = torch.optim.Adam(self.own, lr=OWN_RATE) if self.own else None
+
+    def step(self, f: relaxed.Value, choose: Callable[..., Choices], draws: int, generator: torch.Generator) -> Tensor:
+        """Minimise E f with so many draws, of `SAMPLES` each for a multi-sample bound; returns the loss."""
+        event = self.logits.shape
+        estimate = None
+        if self.name in MULTI:
+            choices = choose(self.logits.expand(draws, SAMPLES, *event), generator=generator)
+            loss = -MULTI[self.name](-f(choices.hard), choices.log_prob).mean()
+        elif self.name in COSINE:
+            loss = COSINE[self.name](f, choose(self.logits.expand(draws, *event), generator=generator)).mean()
+        else:
+            estimate = self.method(f, choose(self.logits.expand(draws, *event), generator=generator))
+            loss = estimate.surrogate.mean()
+        if self.own_optimiser is not None:
+            learn(self.own_optimiser, self.own, estimate.own_loss)
+        (self.logits.grad,) = torch.autograd.grad(loss, self.logits)
+        self.optimiser.step()
+        if estimate is not None:
+            estimate.grow()
+        return loss.detach()
+
+
 def trained(name: str, f: relaxed.Value, num: int, seed: int, iterations: int, rate: float, advance: Advance) -> Tensor:
     """Logits (num,) after Adam on one draw at a time, from theta = 1/2."""
-    method = build(name, num, 0, seed)
-    own = [parameter for parameter in method.parameters() if parameter.requires_grad]
     logits = torch.zeros(num, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=rate)
-    own_optimiser = torch.optim.Adam(own, lr=OWN_RATE) if own else None
+    learner = Learner(name, logits, rate, seed)
     for i in range(iterations):
-        found = method(f, choose_binary(logits.unsqueeze(0), generator=seeded(seed, 3, i)))
-        if own_optimiser is not None:
-            learn(own_optimiser, own, found.own_loss)
-        (logits.grad,) = torch.autograd.grad(found.surrogate.sum(), logits)
-        optimiser.step()
-        found.grow()
+        learner.step(f, choose_binary, 1, seeded(seed, 3, i))
         advance(1)
     return logits.detach()
 
 
 def one_bit(name: str, t: float, seed: int, iterations: int, advance: Advance) -> Metrics:
     """theta and the loss E (b - t)^2 after training, the published toy."""
-    theta = trained(name, lambda b: (b[..., 0] - t).square(), 1, seed, iterations, 0.01, advance).sigmoid()
+    theta = trained(name, one_square(t), 1, seed, iterations, 0.01, advance).sigmoid()
     loss = theta * (1 - t) ** 2 + (1 - theta) * t**2
     return {f"theta/one-bit/{t}/{name}": float(theta), f"final-loss/one-bit/{t}/{name}": float(loss)}
 
@@ -157,17 +194,14 @@ def cosine(name: str, seed: int, iterations: int, advance: Advance) -> Metrics:
     """E[cos z] of a four-way choice after training, and the value that the problem trained on believes in."""
     places = torch.arange(1.0, 5.0)
     logits = torch.zeros(1, 4, requires_grad=True)
-    optimiser = torch.optim.Adam([logits], lr=0.05)
+    learner = Learner(name, logits, 0.05, seed)
     for i in range(iterations):
-        draws = choose_categorical(logits.expand(100, 1, 4), generator=seeded(seed, 4, i))
-        believed = COSINE[name](lambda b: (b @ places)[..., 0].cos(), draws).mean()
-        (logits.grad,) = torch.autograd.grad(believed, logits)
-        optimiser.step()
+        believed = learner.step(lambda b: (b @ places)[..., 0].cos(), choose_categorical, 100, seeded(seed, 4, i))
         advance(1)
     probs = logits.detach().softmax(-1)[0]
     return {
         f"final-loss/cosine/{name}": float(probs @ places.cos()),
-        f"believed-loss/cosine/{name}": float(believed.detach()),
+        f"believed-loss/cosine/{name}": float(believed),
         f"largest-probability/cosine/{name}": float(probs.max()),
     }
 
@@ -179,3 +213,5 @@ COSINE: dict[str, Callable[[relaxed.Value, Choices], Tensor]] = {
     "temperature-2": partial(relaxed.gumbel_softmax, temperature=2.0),
     "straight-through": relaxed.straight_through,
 }
+# `concrete` is temperature-0.5
+COSINE_NAMES = (*COSINE, *(name for name in METHODS if name not in (*COSINE, "concrete")), *MULTI)

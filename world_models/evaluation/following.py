@@ -5,15 +5,17 @@ Windows need, beside their usual arrays, the truth as a world of objects reports
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from ..base import WorldModel
+from ..batch import Batch
 from ..capabilities import Objects, TracksObjects
+from ..state import State
 from ..training import Data
-from .open_loop import observe_context
+from .frame_metrics import mse
 from .sweep import OnProgress, require_whole, sweep
 from .tracking import Tracks, assigned, centres_of, distances_of
 
@@ -28,12 +30,24 @@ def follow(model: WorldModel, data: Data, *, chunk: int = 32, on_progress: OnPro
     """
     _require_objects(model)
     found = []
-    for batch, _ in sweep(model, data, chunk, on_progress):
-        states = model.observe(
-            batch.frames, batch.actions, mask=batch.mask, valid=batch.valid, is_first=batch.is_first, sample=False
-        )
+    for _, states in _filtered(model, data, chunk, on_progress):
         found += tracks_of(model.objects(states))
     return found
+
+
+@torch.no_grad()
+def filtered_mse(model: WorldModel, data: Data, *, chunk: int = 32, on_progress: OnProgress | None = None) -> float:
+    """Mean squared error, per number in a frame, of observed frames as the model's filter sees them.
+
+    Raises:
+        ValueError: if there are no windows.
+    """
+    total, frames = 0.0, 0
+    for batch, states in _filtered(model, data, chunk, on_progress):
+        errors = mse(batch.frames, model.decode(states).mean, len(model.spaces.frame_shape))
+        total += float(errors[batch.observed].double().sum())
+        frames += int(batch.observed.sum())
+    return total / frames
 
 
 @torch.no_grad()
@@ -46,58 +60,129 @@ def position_errors(
     horizon: int,
     reach: float = 4.0,
     least: float = 0.25,
+    samples: int = 16,
+    generator: torch.Generator | None = None,
     chunk: int = 32,
     on_progress: OnProgress | None = None,
 ) -> dict[str, np.ndarray]:
     """How far predicted objects are from true ones, at steps 1 ... `horizon` after `context` frames.
 
-    Objects are paired once, in the last frame seen, and followed by their numbers from there.
+    Objects are paired once, in the last frame seen, and both are followed by their numbers from there. A pair whose
+    true object has ended, so that its number is gone, is not compared any more, whoever has its slot.
 
     Args:
-        model: predicts with `sample=False`.
+        model: predicts places with `sample=False`.
         data: windows of at least context + horizon frames inside an episode.
         size: (H, W) of the frame.
         context: frames looked at.
         horizon: steps imagined.
         reach: largest distance in pixels of a pair.
         least: visibility from which on a true object counts, when it is paired and when it is compared.
+        samples: futures that are drawn of each window, to see who is still there; 0 for none.
+        generator: of these draws.
         chunk: windows at a time.
         on_progress: called with (windows done, windows).
 
     Returns:
-        Metric -> (horizon,): `error`, the mean distance in pixels of centres; `error_still`, of the pair's last seen
-        place; `kept`, the share of paired objects that the model still has. NaN where nothing is to be compared.
+        Metric -> (horizon,). Over the pairs that can be compared, distances in pixels of true centres from: `error`,
+        those predicted; `error_still`, the true ones in the last frame seen; `error_coasting`, those of the model's
+        filter, moved on by as much per step as from the last but one frame seen to the last (not at all, where the
+        object is younger). `kept`, the share of pairs to be compared that the mean prediction still has. Over all
+        pairs: `alive`, the share of sampled futures in which the model's object is still there, beside `alive_true`,
+        the share of true objects that are. NaN where nothing is to be compared, and `alive` without samples.
 
     Raises:
         TypeError: for a model without objects.
-        ValueError: for windows that are too short or cross episodes.
+        ValueError: for windows that are too short or cross episodes, or a negative number of samples.
     """
     _require_objects(model)
-    sums = np.zeros((3, horizon))
-    compared, expected = np.zeros(horizon), np.zeros(horizon)
+    if samples < 0:
+        raise ValueError(f"samples must not be negative, found {samples}")
+    sums: dict[str, np.ndarray] = {name: np.zeros(horizon) for name in _SUMS}
+    pairs = 0
     for batch, arrays in sweep(model, data, chunk, on_progress):
         require_whole(batch, context + horizon)
-        state = observe_context(model, batch, context)
-        ahead = model.imagine(state, batch.actions[:, context : context + horizon], sample=False)
-        seen, imagined = tracks_of(model.objects(state.expand(1))), tracks_of(model.objects(ahead))
-        for row, (now, later) in enumerate(zip(seen, imagined, strict=True)):
-            truth = {
-                name: arrays[name][row, context - 1 : context + horizon] for name in ("ids", "boxes", "visibility")
-            }
-            for true, guess in _pairs(truth, now, size, reach, least):
-                first = centres_of(truth["boxes"][0, true], size)
-                for h in range(horizon):
-                    if truth["visibility"][h + 1, true] < least:
-                        continue
-                    centre = centres_of(truth["boxes"][h + 1, true], size)
-                    sums[1, h] += np.linalg.norm(first - centre)
-                    expected[h] += 1
-                    (slot,) = np.nonzero(later.ids[h] == now.ids[0, guess])
-                    if len(slot):
-                        sums[0, h] += np.linalg.norm(centres_of(later.boxes[h, slot[0]], size) - centre)
-                        compared[h] += 1
-    with np.errstate(invalid="ignore"):
-        return {"error": sums[0] / compared, "error_still": sums[1] / expected, "kept": compared / expected}
+        states = model.observe(
+            batch.frames[:, :context], batch.actions[:, :context], mask=batch.mask[:, :context], sample=False
+        )
+        now, actions = states.index(-1), batch.actions[:, context : context + horizon]
+        seen = tracks_of(model.objects(states))
+        imagined = tracks_of(model.objects(model.imagine(now, actions, sample=False)))
+        drawn = [np.zeros((0, horizon, seen[0].ids.shape[-1]))] * len(seen)
+        if samples:
+            many = model.imagine(now.expand(samples), _repeated(actions, samples), generator=generator)
+            drawn = list(model.objects(many).ids.cpu().numpy())  # (samples, horizon, slots) each
+        for row, (past, later) in enumerate(zip(seen, imagined, strict=True)):
+            truth = Tracks(*(arrays[name][row, context - 1 : context + horizon] for name in _TRUTH))
+            for true, guess in _pairs(truth, past, size, reach, least):
+                pairs += 1
+                number = past.ids[-1, guess]
+                sums["alive"] += (drawn[row] == number).any(-1).sum(0)
+                _add_pair(sums, truth, truth.ids[0, true], past, later, number, size, least)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        found = {name: sums[name] / sums["compared"] for name in ("error", "error_still", "error_coasting")}
+        return found | {
+            "kept": sums["compared"] / sums["expected"],
+            "alive": sums["alive"] / (samples * np.float64(pairs)),
+            "alive_true": sums["alive_true"] / np.float64(pairs),
+        }
+
+
+_TRUTH = ("ids", "boxes", "visibility")
+_SUMS = ("error", "error_still", "error_coasting", "alive", "alive_true", "expected", "compared")
+
+
+def _add_pair(
+    sums: dict[str, np.ndarray],
+    truth: Tracks,
+    name: int,
+    past: Tracks,
+    later: Tracks,
+    number: int,
+    size: tuple[int, int],
+    least: float,
+) -> None:
+    """Add what becomes of one pair: the true object `name` from the last frame seen on, and the model's `number`."""
+    last = _box(past, -1, number)
+    before = _box(past, -2, number) if len(past.ids) > 1 else None
+    speed = 0.0 if before is None else np.tile((last - before).reshape(2, 2).mean(0), 2)
+    first = centres_of(_box(truth, 0, name), size)
+    for h in range(len(later.ids)):
+        slots = np.flatnonzero(truth.ids[h + 1] == name)
+        sums["alive_true"][h] += len(slots) > 0
+        if not len(slots) or truth.visibility[h + 1, slots[0]] < least:
+            continue
+        sums["expected"][h] += 1
+        predicted = _box(later, h, number)
+        if predicted is None:
+            continue
+        sums["compared"][h] += 1
+        centre = centres_of(truth.boxes[h + 1, slots[0]], size)
+        coasting = centres_of(last + (h + 1) * speed, size)
+        guesses = {"error": centres_of(predicted, size), "error_still": first, "error_coasting": coasting}
+        for key, guess in guesses.items():
+            sums[key][h] += np.linalg.norm(guess - centre)
+
+
+def _box(tracks: Tracks, t: int, number: int) -> np.ndarray | None:
+    """(4,) of the object of that number in frame t, if it is there."""
+    slots = np.flatnonzero(tracks.ids[t] == number)
+    return tracks.boxes[t, slots[0]] if len(slots) else None
+
+
+def _repeated(actions: torch.Tensor, count: int) -> torch.Tensor:
+    """Actions (N, H, A), the same for each of `count` futures: (N, count, H, A)."""
+    return actions.unsqueeze(1).expand(-1, count, -1, -1)
+
+
+def _filtered(
+    model: WorldModel, data: Data, chunk: int, on_progress: OnProgress | None
+) -> Iterator[tuple[Batch, State]]:
+    """Batches, and what the filter makes of them without sampling."""
+    for batch, _ in sweep(model, data, chunk, on_progress):
+        flags = {"mask": batch.mask, "valid": batch.valid, "is_first": batch.is_first}
+        states = model.observe(batch.frames, batch.actions, **flags, sample=False)
+        yield batch, states
 
 
 def tracks_of(objects: Objects) -> list[Tracks]:
@@ -106,13 +191,11 @@ def tracks_of(objects: Objects) -> list[Tracks]:
     return [Tracks(*rows) for rows in zip(*parts, strict=True)]
 
 
-def _pairs(
-    truth: Mapping[str, np.ndarray], now: Tracks, size: tuple[int, int], reach: float, least: float
-) -> list[tuple[int, int]]:
-    """(true, predicted) slots that are paired in the last frame seen."""
-    ours = np.flatnonzero((truth["ids"][0] >= 0) & (truth["visibility"][0] >= least))
-    guesses = np.flatnonzero(now.ids[0] >= 0)
-    distances = distances_of(truth["boxes"][0, ours], now.boxes[0, guesses], size)
+def _pairs(truth: Tracks, past: Tracks, size: tuple[int, int], reach: float, least: float) -> list[tuple[int, int]]:
+    """(true, predicted) slots that are paired in the last frame seen, the first of `truth` and the last of `past`."""
+    ours = np.flatnonzero((truth.ids[0] >= 0) & (truth.visibility[0] >= least))
+    guesses = np.flatnonzero(past.ids[-1] >= 0)
+    distances = distances_of(truth.boxes[0, ours], past.boxes[-1, guesses], size)
     return [(int(ours[i]), int(guesses[j])) for i, j in assigned(distances, reach)]
 
 

@@ -16,6 +16,8 @@ square; take its gradient for these parameters alone.
 
 f maps (*batch, D) or (*batch, D, n), as `choices.hard`, to (*batch). What it depends on besides (parameters of a
 decoder) gets the gradient of f(b). Every surrogate has the value f(b), except Gumbel-softmax's, which is f(s(z)).
+Where f has no derivative (it is constant, or rounds), MuProp takes f' = 0 and stays unbiased; RELAX and REBAR refuse a
+c without one, as with steps in c they would not be.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from torch import Tensor
 
 from .choices import Choices
 from .discrete import score_function, with_gradient_of
+from .problem import is_concrete
 
 Value = Callable[[Tensor], Tensor]
 
@@ -76,7 +79,8 @@ def muprop(f: Value, choices: Choices, baseline: Tensor | float = 0.0) -> Tensor
     with torch.enable_grad():
         mean = choices.probs.detach().requires_grad_()
         at_mean = f(mean)
-        (slope,) = torch.autograd.grad(at_mean.sum(), mean)
+        slope = _slope(at_mean, mean)
+        slope = torch.zeros_like(mean) if slope is None else slope
     value = f(choices.hard)
     expansion = at_mean.detach() + choices.total(slope * (choices.hard - mean.detach()))
     return score_function(value, choices.log_prob, expansion + baseline) + choices.total(
@@ -92,14 +96,19 @@ def relax(f: Value, choices: Choices, control: Value) -> Controlled:
             depend on its own row only.
 
     Raises:
-        ValueError: if the logits need no gradient, so that there is none to estimate.
+        ValueError: if the logits need no gradient, so that there is none to estimate, or if c has no derivative.
     """
     if not choices.logits.requires_grad:
         raise ValueError("a control variate is differentiated for the logits, found logits that require no gradient")
     value = f(choices.hard)
     free, given = control(choices.z), control(choices.z_given)
     # along z and z' only: what else c depends on, such as the parameters of a decoder inside f, is held fixed
-    (pathwise,) = torch.autograd.grad((free - given).sum(), choices.logits, create_graph=True)
+    pathwise = _slope(free - given, choices.logits, create_graph=True)
+    if pathwise is None:
+        raise ValueError(
+            "the control variate has no derivative along z (it is constant, rounds or detaches); take score_function "
+            "with a baseline, or muprop"
+        )
     signal = (value.detach() - given).reshape(*given.shape, *(1 for _ in range(choices.event_rank)))
     gradient = signal * choices.score + pathwise
     return Controlled(value + choices.total(with_gradient_of(choices.logits, gradient)), gradient)
@@ -119,6 +128,18 @@ def rebar(f: Value, choices: Choices, temperature: Tensor | float, scale: Tensor
     return relax(f, choices, lambda z: scale * f(choices.soften(z, temperature)))
 
 
+def _slope(value: Tensor, argument: Tensor, *, create_graph: bool = False) -> Tensor | None:
+    """d sum(value) / d argument, of the argument's shape; None where one is no function of the other."""
+    if not value.requires_grad:
+        return None
+    return torch.autograd.grad(value.sum(), argument, create_graph=create_graph, allow_unused=True)[0]
+
+
 def _check_temperature(temperature: Tensor | float) -> None:
-    if not isinstance(temperature, Tensor) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, found {temperature}; at 0 there is no gradient")
+    if isinstance(temperature, Tensor):  # what cannot be looked at for free is not
+        positive = not is_concrete(temperature) or bool((temperature > 0).all())
+    else:
+        positive = temperature > 0
+    if not positive:
+        found = temperature.tolist() if isinstance(temperature, Tensor) else temperature
+        raise ValueError(f"temperature must be positive, found {found}; at 0 there is no gradient")

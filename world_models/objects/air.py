@@ -26,8 +26,9 @@ objects before it explain, as in a mixture that is fitted part by part, so that 
 Missing frames: the posterior is the prior.
 
 What is stated rather than raised. More objects than steps: the count stays at N, and the rest of the frame is left to
-the pixels' noise, or to objects that span two. An empty frame has no object worth its cost, the count is then 0. A
-single frame is what the model is about.
+the pixels' noise, or to objects that span two. An object larger than the largest window: one step explains a part of
+it, further steps other parts, or nobody does; the count is then of windows, and at most N. An empty frame has no object
+worth its cost, the count is then 0. A single frame is what the model is about.
 """
 
 from __future__ import annotations
@@ -291,9 +292,9 @@ class AIR(WorldModel):
             ratios = (torch.where(exists, ratio, 0.0) for ratio in (log_what, log_where))
             slots.append((chain, what, where, answer.log_ratio, *ratios, answer.log_q, asked, hidden))
             if config.attends == "remainder" and i + 1 < config.num_slots:
-                with torch.no_grad():
-                    one = (part.unsqueeze(axis) for part, axis in ((chain, -1), (what, -2), (where, -2)))
-                    explained = explained + self.renderer.written(*one)[0].squeeze(-4)
+                with torch.no_grad():  # all of them anew: where objects hide each other, their light does not add up
+                    so_far = (torch.stack([slot[k] for slot in slots], axis) for k, axis in enumerate((-1, -2, -2)))
+                    explained = self.renderer(*so_far, background).mean
         presence, what, where, *rest = (
             torch.stack(parts, -1 if parts[0].ndim == len(shape) else -2) for parts in zip(*slots, strict=True)
         )

@@ -19,13 +19,15 @@ What is ours. The notes print the likelihood's frame among the prior's arguments
 the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself.
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
-piece begins, and stay.
+piece begins, and stay. This curriculum is the loss's alone: bounds of particles (iwae-K, fivo-K), for training, too,
+are those of the finished model, with theta of the end, whole windows, and objects that come and go from the beginning.
 
 Missing frames: posteriors are the priors, so every object moves on, may vanish, and others may appear.
 
-What is stated rather than raised. More objects than slots: the count stays at N and the rest of the frame is left to
-the pixels' noise. An object larger than the largest window: a part is explained by one, others by further objects, or
-not. Empty frames and single frames are frames like any other.
+What is stated rather than raised, and what the count then is (as a trained model has it, see the tests of the shipped
+one). Empty frames: 0, however many of them. A single frame: its objects, as discovery finds them. More objects than
+slots: exactly N, the same ones as long as they are there; the others are left to the pixels' noise. An object larger
+than the largest window: between 1 and N, each a part of it, and what no window covers stays in the residual.
 """
 
 from __future__ import annotations

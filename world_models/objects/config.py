@@ -70,11 +70,12 @@ class APDRConfig:
     anew in each frame long before they are followed, and an object that is not followed would be dropped for good."""
     presence: Literal["discrete", "concrete"] = "discrete"
     """Objects are there or not; or to a degree, by the binary Concrete relaxation, whose gradient is that of the path
-    (for FIVO: training by the bound fivo-K)."""
+    (for FIVO: training by the bound fivo-K, to which `anneal`, `grow` and `settled` do not apply; theta is `ratio`)."""
     temperature: float = 0.5
     """Of the relaxation."""
     discovery_prior: Literal["geometric", "learned"] = "geometric"
-    """Of the number of new objects: truncated geometric, or (SQAIR) learned, given how many are there."""
+    """Of the number of new objects: truncated geometric, or (SQAIR) learned, given how many are expected to stay (the
+    sum of their prior's probabilities of survival); then `first_ratio`, `ratio` and `anneal` have no effect."""
     propagate_around: Literal["prior", "last"] = "prior"
     """Where an object is looked for, and what its posterior is relative to: the prior's mean, or (SQAIR) its last
     place."""

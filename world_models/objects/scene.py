@@ -2,8 +2,9 @@
 
 An object keeps its slot's contents together: its appearance, its place, its prior's recurrent state and its number, so
 that at the next step it finds its own prior again. After every step the objects are in the order of their numbers (the
-order of their births) and the empty slots behind them are zero. So slots mean nothing: scenes whose slots are permuted
-are the same scene, and become equal tensors by the next step.
+order of their births), and the slots behind them are zero where nothing is present at all. With relaxed presence they
+hold what is present by less than a half: part of the picture, without a number, and forgotten by the next prediction.
+So slots mean nothing: scenes whose slots are permuted are the same scene, and become equal tensors by the next step.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ _OF_SLOTS = (
 
 
 def ordered(objects: dict[str, Tensor], num_slots: int) -> dict[str, Tensor]:
-    """The first `num_slots` of M slots: objects in the order of their numbers, then by falling presence; rest zero.
+    """The first `num_slots` of M slots: objects in the order of their numbers, then by falling presence.
+
+    Slots of presence zero are empty: zero, but for `ids` and the standard deviations.
 
     Args:
         objects: fields (*batch, M, ...) by name, among them `presence` and `ids`.
