@@ -88,7 +88,7 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
         assert torch.equal(value, trained.state_dict()[name]), "only landmarks are learned"
     options = {"seeds": (0,), "maps": 2, "explore": 4, "least": 2.0, "source": args.out, "out": tmp_path / "navigate"}
     options["json"] = tmp_path / "navigate.json"
-    navigate.main(navigate.Args(**options))
+    navigate.main(navigate.Args(**options, stages=("2d",)))
     metrics = json.loads(options["json"].read_text())["metrics"]
     keys = {f"{key}/2d" for key in ("success", "path_ratio", "coverage", "coverage/memory", "coverage/random")}
     ways = ("memory", "greedy", "random", "true-map")
@@ -105,3 +105,23 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
     keys = {f"success/{way}{kind}/3d" for way in ways for kind in ("", "/anywhere")}
     assert keys | {"coverage/random/3d", "success/3d", "success/2d"} <= metrics.keys()
     assert metrics["success/true-map/3d"]["mean"] == 1
+
+
+def test_models_that_are_not_there_are_trained_first(tmp_path, monkeypatch):
+    from reverie.scripts.reproduce import gtm_sm_image_navigation, gtm_sm_walking
+
+    trained = []
+    for module, name in ((gtm_sm_image_navigation, "ImageNavigation"), (gtm_sm_walking, "Walking")):
+        monkeypatch.setattr(getattr(module, name), "train", lambda self: trained.append((self.name, self.args)))
+    here = tmp_path / "walking-full/main/seed-1/start-0"
+    here.mkdir(parents=True)
+    (here / "config.json").touch()
+    args = obstacles.Args(seeds=(0,), source=tmp_path / "maps", out=tmp_path / "obstacles")
+    with pytest.raises(FileNotFoundError):  # nothing was trained, as train stands in for it
+        obstacles.Obstacles(args).train()
+    steps = navigate.Navigate(navigate.Args(seeds=(1, 2), source=args.out, walking=tmp_path / "walking-full"))
+    steps.prepare("3d")
+    (maps, of_maps), (walking, of_walking) = trained
+    assert (maps, of_maps.seeds, of_maps.out) == ("gtm-sm-image-navigation", (0,), tmp_path / "maps")
+    assert (walking, of_walking.seeds, of_walking.preset) == ("gtm-sm-walking", (2,), "full")
+    assert of_walking.out == tmp_path / "walking-full"

@@ -160,7 +160,7 @@ EXPERIMENTS = {
         "explore a new map, then go where a picture was taken: success and path lengths",
         "30 min",
         "gtm-sm-navigate",
-        on_gpu=("--stages", "2d", "3d", "--walking", "runs/gtm-sm-walking-full"),
+        on_gpu=("--walking", "runs/gtm-sm-walking-full"),
     ),
     "apdr-balls": Entry(
         "reverie.scripts.reproduce.apdr_balls",

@@ -37,7 +37,7 @@ import numpy as np
 
 from .. import ui
 from .experiment import Experiment, by_key, mean
-from .gtm_training import chosen
+from .gtm_training import chosen, unfinished
 
 Stage = Literal["2d", "3d"]
 WORLDS = {
@@ -55,8 +55,8 @@ class Args:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Trained models, by their seeds; each has maps of its own."""
-    stages: tuple[Stage, ...] = ("2d",)
-    """Which worlds."""
+    stages: tuple[Stage, ...] = ("2d", "3d")
+    """Which worlds; their models are trained here if they have not been."""
     maps: int | None = None
     """Test maps per seed, instead of 100 in 2d and 25 in 3d, where a step is dearer."""
     explore: int = 256
@@ -70,7 +70,7 @@ class Args:
     source: Path = Path("runs/gtm-sm-obstacles")
     """Folder of gtm-sm-obstacles, for 2d."""
     walking: Path = Path("runs/gtm-sm-walking-small")
-    """Folder of gtm-sm-walking, for 3d."""
+    """Folder of gtm-sm-walking, for 3d; runs/gtm-sm-walking-full of the full preset."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     out: Path = Path("runs/gtm-sm-navigate")
@@ -102,6 +102,7 @@ class Navigate(Experiment):
         """All seeds in one world."""
         from .navigation_worlds import NavigationWorld
 
+        self.prepare(stage)
         started = time.monotonic()
         env_id, options = WORLDS[stage]
         options = options | ({"split": "train"} if self.args.validate else {})
@@ -111,6 +112,19 @@ class Navigate(Experiment):
             found = self.navigate(self.load(self.run_of(stage, seed)), world, seed, self.args.maps or MAPS[stage])
             per_seed.append({f"{key}/{stage}": value for key, value in found.items()})
         self.store(stage, by_key(per_seed), time.monotonic() - started)
+
+    def prepare(self, stage: str) -> None:
+        """Train the models of this stage that are not there."""
+        from . import gtm_sm_obstacles as obstacles
+        from . import gtm_sm_walking as walking
+
+        args = self.args
+        if stage == "2d":
+            obstacles.Obstacles(obstacles.Args(seeds=args.seeds, device=args.device, out=args.source)).train()
+        elif seeds := unfinished(args.walking, args.seeds):
+            ui.say(f"first the models of gtm-sm-walking, in {args.walking}")
+            preset = "full" if args.walking.name.endswith("-full") else "small"
+            walking.Walking(walking.Args(seeds=seeds, device=args.device, preset=preset, out=args.walking)).train()
 
     def run_of(self, stage: str, seed: int) -> Path:
         """The trained model of a seed."""

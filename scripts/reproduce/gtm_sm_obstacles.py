@@ -1,10 +1,10 @@
 """Image navigation with obstacles that the transition cannot know (thesis, §7.10.1): what landmark inference is worth.
 
-The model is that of gtm-sm-image-navigation with the same seed, trained on maps without obstacles: it has views, moves
-and the walls at the edge. Here it learns one thing more, on photographs of training with obstacles and without any
-label: how far a view that it has seen before pulls its position (gtm_landmarks.py, with the one view that is nearest).
-Everything else stays as it is, but that a step may be a surprise. Where trust in a view begins before this training
-(gtm_landmarks.py) was chosen on validation maps, whose frames have no noise.
+The model is that of gtm-sm-image-navigation with the same seed (trained here if it has not been), on maps without
+obstacles: it has views, moves and the walls at the edge. Here it learns one thing more, on photographs of training with
+obstacles and without any label: how far a view that it has seen before pulls its position (gtm_landmarks.py, with the
+one view that is nearest). Everything else stays as it is, but that a step may be a surprise. Where trust in a view
+begins before this training (gtm_landmarks.py) was chosen on validation maps, whose frames have no noise.
 
   train       the landmark network alone, by the bound
   evaluate    the position along test maps, memorised with landmark inference and without
@@ -18,6 +18,7 @@ Inferred positions are mapped to cells by the affine map that fits best on maps 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +27,7 @@ import numpy as np
 
 from .. import ui
 from .experiment import Experiment, Source, by_key, mean
-from .gtm_training import chosen
+from .gtm_training import chosen, unfinished
 
 MEMORISE = 256
 STEPS = (1, 16, 64, 256)  # of prediction
@@ -90,10 +91,12 @@ class Obstacles(Experiment):
         """The landmark network of each seed; a finished one is left as it is."""
         from reverie.world_models.checkpoints import save
 
+        todo = [seed for seed in self.args.seeds if not (self.folder(seed) / "config.json").exists()]
+        if not todo:
+            return
+        self.prepare(todo)
         windows = self.windows("train")
-        for seed in self.args.seeds:
-            if (self.folder(seed) / "config.json").exists():
-                continue
+        for seed in todo:
             started = time.monotonic()
             model = with_landmarks(self.load(chosen(self.args.source / "main" / f"seed-{seed}")), seed)
             with ui.progress(f"seed {seed}: landmarks", total=self.args.steps) as advance:
@@ -104,6 +107,14 @@ class Obstacles(Experiment):
             manifest = windows.dataset.manifest.to_json() | {"shards": []}
             extra = {"manifest": manifest, "seconds": time.monotonic() - started, "steps": self.args.steps}
             save(model, self.folder(seed), extra=extra)
+
+    def prepare(self, todo: Sequence[int]) -> None:
+        """Train those models of gtm-sm-image-navigation that these seeds go on from and that are not there."""
+        from . import gtm_sm_image_navigation as before
+
+        if seeds := unfinished(self.args.source, todo):
+            ui.say(f"first the models of gtm-sm-image-navigation, in {self.args.source}")
+            before.ImageNavigation(before.Args(seeds=seeds, device=self.args.device, out=self.args.source)).train()
 
     def evaluate(self) -> None:
         """Position errors on maps that were never seen."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import gtm_sm_mazes as mazes
 from .gtm_sm_walking import TASK as WALKING
-from .gtm_training import chosen
+from .gtm_training import unfinished
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Rooms(mazes.Walks):
     )
 
     def untrained(self) -> tuple[int, ...]:
-        return tuple(
-            seed for seed in self.args.seeds if not (chosen(self.folder(seed)) / "config.json").is_file()
-        )  # fmt: skip
+        return unfinished(self.home, self.args.seeds)
 
     @property
     def home(self) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +82,9 @@ def chosen(folder: Path) -> Path:
     """The run that `train_best` chose in `folder`."""
     path = folder / "chosen.json"
     return folder / f"start-{json.loads(path.read_text())['start'] if path.exists() else 0}"
+
+
+def unfinished(home: Path, seeds: Iterable[int]) -> tuple[int, ...]:
+    """Of these seeds those whose training, by `train_best` under `home`, has not been finished."""
+    folders = {seed: home / "main" / f"seed-{seed}" for seed in seeds}
+    return tuple(seed for seed, folder in folders.items() if not (chosen(folder) / "config.json").is_file())
