@@ -144,6 +144,12 @@ TABLES = {
         "PSNR without a spatial memory, dB",
         {"gru": "GRU", "vae-rnn": "VAE-RNN"},
     ),
+    "gtm-still": Table(
+        "gtm-sm-image-navigation",
+        "psnr/{row}",
+        "PSNR of one frame for all steps, dB",
+        {"last-frame": "the last one seen", "mean-colour": "the mean colour of those seen"},
+    ),
     "gtm-ladder": Table(
         "gtm-sm-ladder",
         "{column}/{row}",
