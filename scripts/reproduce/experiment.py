@@ -189,6 +189,11 @@ class Experiment:
         paths = {stage: folder / f"{stage}.json" for stage in self.all_stages}
         return {stage: json.loads(path.read_text()) for stage, path in paths.items() if path.exists()}
 
+    def _trained(self) -> dict[str, Any]:
+        """How many epochs there really were, which `--epochs` and `--budget` decide; in both places that tell it."""
+        training = self.training()
+        return {"epochs": training.epochs, "training": asdict(training)}
+
     def write(
         self,
         references: Mapping[str, Mapping[str, float]],
@@ -209,8 +214,7 @@ class Experiment:
         write_result(
             path, name=self.name + "-validation" * self.args.validate, command=whole_command(sys.argv[1:]),
             config=without_places(
-                _plain(self.args)
-                | {"split": self.split, **({"epochs": self.training().epochs} if self.trains else {}), **config}
+                _plain(self.args) | {"split": self.split} | (self._trained() if self.trains else {}) | dict(config)
             ),
             metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
             device=self.args.device,

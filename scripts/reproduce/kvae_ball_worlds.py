@@ -7,7 +7,7 @@ thesis shows its curves as a picture only (fig. 6.8), so no numbers of its stand
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,8 @@ class Args(Options):
     """Folder for data, runs and measurements."""
     model: KVAEConfig = field(default_factory=KVAEConfig)
     """The model."""
-    training: TrainingConfig = field(default_factory=lambda: ball.Args().training)
-    """How the runs are trained (each with its own seed)."""
+    training: TrainingConfig = field(default_factory=lambda: replace(ball.Args().training, epochs=20))
+    """How the runs are trained (each with its own seed), for half of the epochs of the box."""
 
 
 class BallWorld(ball.BouncingBall):
