@@ -48,6 +48,14 @@ def adapted(
     key, image = find_image(made.observation_space)
     if image is None:
         made.close()
+        space = made.observation_space
+        if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) > 2:
+            # Its renderer would do, but show something else than what it observes.
+            raise ValueError(
+                f"{env} observes {space}, which is neither (H, W, C) nor (C, H, W) with one or three channels; "
+                "expected one such frame at a time. Leave out the stacking of frames, or reshape them with "
+                "gymnasium.wrappers.TransformObservation."
+            )
         made, key = _rendered(env, kwargs, made), "pixels"
         image = made.observation_space[key]
     return Frames(fit_actions(made, env), key, size=size, grayscale=grayscale)
@@ -62,6 +70,17 @@ def find_image(space: spaces.Space) -> tuple[str | None, spaces.Box | None]:
         if len(images) == 1:
             return images[0]
     return None, None
+
+
+def is_frame(space: spaces.Space) -> bool:
+    """Whether a space is of uint8 images ``(H, W, C)`` as they are: with one or three channels, or several in a stack.
+
+    Stacks, of other frames or of a goal beside them, are told from (C, H, W) by having fewer channels than pixels.
+    """
+    if not (isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3):
+        return False
+    height, width, channels = space.shape
+    return channels in (1, 3) or (height not in (1, 3) and channels < min(height, width))
 
 
 def is_image(space: spaces.Space) -> bool:

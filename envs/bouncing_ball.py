@@ -27,6 +27,15 @@ WORLD = 32.0  # pixels per side in which positions are told, whatever the size o
 WALL_GREY, GOAL_GREY = 96.0, 160.0
 
 
+def _is_point(value: object) -> bool:
+    """Whether a value is a pair of numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # sequences of unequal lengths
+        return False
+    return array.shape == (2,) and array.dtype.kind in "iuf"
+
+
 @dataclass(frozen=True)
 class BouncingBallParams:
     """Everything that defines the ball's world; lengths in pixels of a 32×32 frame, times in seconds."""
@@ -74,6 +83,7 @@ class BouncingBallParams:
             self,
             positive=("dt", "radius", "goal_scale", "max_thrust"),
             not_negative=("drag", "start_deviation", "gravity", "elasticity"),
+            finite=("low", "high", "min_speed", "max_speed"),
             choices={"frames": ("smooth", "binary"), "physics": ("exact", "pymunk")},
         )
         if self.elasticity > 1:
@@ -86,18 +96,21 @@ class BouncingBallParams:
                 f"pixel or more off the walls at {self.low} and {self.high}; make the ball smaller or the room wider"
             )
         if self.room is not None:
-            corners = np.asarray(self.room, dtype=np.float64)
-            half_planes(corners)  # refuses what is no convex polygon
+            try:
+                corners = np.asarray(self.room, dtype=np.float64)
+                half_planes(corners)  # refuses what is no convex polygon
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"room is {self.room!r}; expected the corners of a convex room: {error}") from error
             object.__setattr__(self, "room", tuple(tuple(corner) for corner in corners.tolist()))
             if not self.holds(np.array([self.middle, self.middle])):
                 raise ValueError(
                     f"the room with corners {self.room} does not hold a ball of radius {self.radius} at "
                     f"({self.middle}, {self.middle}), where it starts; make the ball smaller or the room wider"
                 )
-        if not 0 <= self.min_speed <= self.max_speed < math.inf:
+        if not 0 <= self.min_speed <= self.max_speed:
             raise ValueError(f"speeds from {self.min_speed} to {self.max_speed}; expected 0 <= min_speed <= max_speed")
         if self.goal is not None:
-            if np.shape(self.goal) != (2,) or not self.holds(np.array(self.goal, dtype=np.float64)):
+            if not _is_point(self.goal) or not self.holds(np.array(self.goal, dtype=np.float64)):
                 reach = self.low + self.radius, self.high - self.radius
                 where = f"each in {reach}" if self.room is None else f"{self.radius} inside of the room {self.room}"
                 raise ValueError(f"goal is {self.goal!r}; expected (x, y) that the centre can take, {where}")

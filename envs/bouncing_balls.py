@@ -68,6 +68,7 @@ class BouncingBallsParams:
             self,
             positive=("max_balls", "layers", "dt", "min_radius", "min_density", "max_thrust", "goal_scale"),
             not_negative=("min_balls", "margin", "min_speed", "drag"),
+            finite=("max_radius", "max_density", "max_speed"),
             choices={"physics": ("exact", "pymunk")},
         )
         for name in ("min_balls", "max_balls", "layers"):

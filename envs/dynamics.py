@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 from gymnasium import spaces
 
+MOST_PIXELS = 4096  # per side; a slip of the keyboard would otherwise fill the memory before anything is said
+
 
 class Simulator(Protocol):
     """An engine that remembers more than the state that it reports (cached contacts, say); one per environment."""
@@ -223,18 +225,23 @@ def check_fields(
     *,
     positive: Sequence[str] = (),
     not_negative: Sequence[str] = (),
+    finite: Sequence[str] = (),
     choices: Mapping[str, Sequence[Any]] | None = None,
 ) -> None:
-    """For ``Params.__post_init__``: raise ValueError for a field that is no such number, or none of its choices."""
-    for name in (*positive, *not_negative):
-        value, least = getattr(params, name), "positive" if name in positive else "not negative"
-        if (
-            not isinstance(value, Real)
-            or isinstance(value, bool)
-            or not 0 <= value < math.inf
-            or (value == 0 and name in positive)
-        ):
-            raise ValueError(f"{name} is {value!r}; expected a finite number that is {least}")
+    """For ``Params.__post_init__``: raise ValueError for a field that is no such number, or none of its choices.
+
+    Fields annotated as bool are checked without being named: any text would pass for True otherwise.
+    """
+    for name in (*positive, *not_negative, *finite):
+        value = getattr(params, name)
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or (name not in finite and value < 0) or (name in positive and value == 0):
+            sign = " that is positive" if name in positive else " that is not negative" if name in not_negative else ""
+            raise ValueError(f"{name} is {value!r}; expected a finite number{sign}")
+    for field in dataclasses.fields(params):
+        value = getattr(params, field.name)
+        if field.type in (bool, "bool") and not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{field.name} is {value!r}; expected True or False")
     for name, allowed in (choices or {}).items():
         if getattr(params, name) not in allowed:
             raise ValueError(f"{name} is {getattr(params, name)!r}; expected {' or '.join(map(repr, allowed))}")
@@ -242,5 +249,7 @@ def check_fields(
 
 def check_size(size: Any, least: int = 8) -> None:
     """Raise ValueError if ``size`` is no number of pixels that a picture can have per side."""
-    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < least:
-        raise ValueError(f"size is {size!r}; expected a whole number of pixels, at least {least}")
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or not least <= size <= MOST_PIXELS:
+        raise ValueError(
+            f"size is {size!r}; expected a whole number of pixels, at least {least} and at most {MOST_PIXELS}"
+        )

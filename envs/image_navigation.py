@@ -24,6 +24,7 @@ from .dynamics import Dynamics, check_fields, check_size
 ACTIONS = ("stay", "left", "right", "up", "down")
 MOVES = np.array([(0, 0), (-1, 0), (1, 0), (0, -1), (0, 1)])  # x to the right, y down
 X, Y, DX, DY, HIT, GOAL_X, GOAL_Y, MAP, LAYOUT = range(9)  # columns of a state
+MOST_DRAWN = 10_000  # rectangles per layout, on average, before `layouts` gives up: half a minute for 256 layouts
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class ImageNavigationParams:
     start: str = "middle"
     """Where an episode starts: in the "middle", as in the experiment, or anywhere ("random")."""
     obstacles: int = 0
-    """Most blocked regions, each a rectangle of up to a third of the map's side; an episode has 1 to so many."""
+    """Most blocked regions, each a rectangle of up to a third of the map's side; an episode has 1 to so many.
+
+    At most places² less 2, so that start and goal can be left; fewer where free places would hardly be connected."""
     num_layouts: int = 256
     """Layouts of obstacles from which each episode draws one, if there are obstacles."""
     goal_scale: float = 2.0
@@ -74,6 +77,11 @@ class ImageNavigationParams:
                 f"stride is {self.stride}: a view of {self.size} on a map of {self.map_size} has {self.places} "
                 f"place(s) along a side; expected at least {3 if self.obstacles else 2}; take a smaller size or stride"
             )
+        if self.obstacles > self.places**2 - 2:
+            raise ValueError(
+                f"obstacles is {self.obstacles}; expected 0 to {self.places**2 - 2}, so that of {self.places} x "
+                f"{self.places} places two can be free; take fewer, or a smaller size or stride"
+            )
         if self.maps is None and self.map_size > 160:
             raise ValueError(f"map_size is {self.map_size}; the photographs have 160 pixels, so give maps=FOLDER")
         if np.shape(self.zoom) != (2,) or not 0.0 < self.zoom[0] <= self.zoom[1] <= 1.0:
@@ -95,6 +103,7 @@ class ImageNavigationDynamics(Dynamics):
     state_names = ("x", "y", "dx", "dy", "hit", "goal_x", "goal_y", "map", "layout")
     reward_range = (0.0, 1.0)
     exploration_policy = "poisson"
+    goal_tolerance = 0.5 / 255.0  # of frames as goals: the goal's view can be met exactly, and others look much like it
 
     def __init__(self, params: ImageNavigationParams) -> None:
         super().__init__(params)
@@ -232,16 +241,27 @@ def layouts(places: int, most: int, num: int) -> np.ndarray:
     """Blocked places, bool ``(num, places, places)``, first y; one layout with none if ``most`` is 0. Read-only.
 
     Each has 1 to ``most`` rectangles with sides of 1 to places / 3. The middle is free, and the free places are
-    connected; at least one place is blocked.
+    connected; at least one place is blocked, and two are free.
+
+    Raises:
+        ValueError: with so many rectangles hardly any draw leaves free places that are connected.
     """
     bank = np.zeros((num if most else 1, places, places), dtype=np.bool_)
     rng = np.random.default_rng(places)
     middle = places // 2
     longest = max(places // 3, 1)
+    drawn = 0
     for layout in bank if most else ():
-        while not layout.any() or layout[middle, middle] or not _connected(~layout):
+        while not layout.any() or layout[middle, middle] or (~layout).sum() < 2 or not _connected(~layout):
+            if drawn > MOST_DRAWN * num:
+                raise ValueError(
+                    f"obstacles is {most}; expected fewer: after {drawn} random rectangles on {places} x {places} "
+                    f"places there are not {num} layouts whose free places are connected"
+                )
             layout[:] = False
-            for _ in range(rng.integers(1, most + 1)):
+            count = int(rng.integers(1, most + 1))
+            drawn += count
+            for _ in range(count):
                 height, width = rng.integers(1, longest + 1, size=2)
                 top, left = rng.integers([places - height + 1, places - width + 1])
                 layout[top : top + height, left : left + width] = True

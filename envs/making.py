@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 
-from .adapting import ADAPTED
+from .adapting import ADAPTED, is_frame
 
 
 def open_fitting(
@@ -69,10 +68,11 @@ def is_fitting(observation: spaces.Space, action: spaces.Space) -> bool:
 
 def check_spaces(name: str, observation: spaces.Space, action: spaces.Space) -> None:
     """Raise ValueError unless frames are uint8 images and actions a Box of [-1, 1] or a Discrete space from 0."""
-    if not (isinstance(observation, spaces.Box) and observation.dtype == np.uint8 and len(observation.shape) == 3):
+    if not is_frame(observation):
         raise ValueError(
-            f"{name} observes {observation}, expected images: a Box of uint8 with shape (H, W, C). "
-            "Wrap it in gymnasium.wrappers.AddRenderObservation, or give the option that makes it observe pixels."
+            f"{name} observes {observation}, expected images: a Box of uint8 with shape (H, W, C), channels last. "
+            "Wrap it in gymnasium.wrappers.AddRenderObservation, or give the option that makes it observe pixels; "
+            "move the channels of (C, H, W) to the end with gymnasium.wrappers.TransformObservation."
         )
     box = isinstance(action, spaces.Box) and action.dtype.kind == "f"
     unit = box and (action.low == -1).all() and (action.high == 1).all()

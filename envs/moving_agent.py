@@ -16,6 +16,7 @@ paper leaves open, and we choose:
 - grey, anti-aliased discs; ``frames="binary"`` suits a Bernoulli likelihood.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -68,6 +69,13 @@ class MovingAgentParams:
         )
         if self.radius >= 0.5:
             raise ValueError(f"radius is {self.radius}, a disc larger than the frame; expected less than 0.5")
+        # A binary disc shows where it covers a pixel's middle, and it is up to half a diagonal away from one.
+        least = (0.5 if self.frames == "smooth" else math.sqrt(0.5)) / self.size
+        if self.radius < least:
+            raise ValueError(
+                f"radius is {self.radius!r}, a disc too small to be seen in frames of size {self.size}; expected at "
+                f"least {least:.4g}; make the disc or the frame larger"
+            )
 
 
 class MovingAgentDynamics(Dynamics):

@@ -67,6 +67,7 @@ class MovingDigitsParams:
             self,
             positive=("goal_scale",),
             not_negative=("max_speed", "max_acceleration", "jitter", "max_push"),
+            finite=("birth", "death", "drag"),
             choices={"split": pictures.SPLITS, "bounds": ("inside", "canvas"), "background": ("black", "textured")},
         )
         for name in ("birth", "death", "drag"):
@@ -77,7 +78,13 @@ class MovingDigitsParams:
             raise ValueError(f"min_digits and max_digits are {counts}; expected 0 <= min_digits <= max_digits")
         if self.max_digits < 1:
             raise ValueError("max_digits is 0; expected at least 1")
-        check_size(self.size, least=24 * max(self.max_digits, 1))
+        check_size(self.size)
+        least = 24 * self.max_digits
+        if self.size < least:
+            raise ValueError(
+                f"size is {self.size} and max_digits {self.max_digits}; expected a size of at least {least}, 24 pixels "
+                "for each digit; raise size or lower max_digits"
+            )
         if self.background == "textured" and self.size > 160:
             raise ValueError(f"size is {self.size}; the photographs behind textured frames have 160 pixels, at most")
 

@@ -17,6 +17,7 @@ TEST_PHOTOGRAPHS = ("chelsea", "coins", "flower", "gravel")
 DIGITS_PER_CLASS, TEST_DIGITS_PER_CLASS = 500, 100
 SPRITE = 20  # pixels per side of the largest digit
 DULL = 16.0  # a crop whose grey levels deviate by less is drawn again
+CONVERTED = ("1", "CMYK", "YCbCr", "LAB", "HSV", "PA", "La", "RGBa")  # modes of Pillow that need it to make RGB
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
@@ -93,7 +94,9 @@ def _files(folder: str | None, split: str) -> list[Path]:
         return [path for path in paths if (path.stem in TEST_PHOTOGRAPHS) == (split == "test")]
     if not Path(folder).is_dir():
         raise ValueError(f"maps is {str(folder)!r}, which is no folder; expected a folder with pictures")
-    paths = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in SUFFIXES)
+    # a folder may have a picture's name; a broken link is kept, to be told of when it is read
+    found = [path for path in Path(folder).iterdir() if not path.is_dir()]
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES)
     chosen = [path for i, path in enumerate(paths) if (i % 5 == 4) == (split == "test")]
     if not chosen:
         what = f"only {len(paths)}, too few for a test split (every fifth)" if paths else "none"
@@ -117,7 +120,9 @@ def _read_raw(path: Path) -> np.ndarray:
     import imageio.v3
 
     try:
-        return imageio.v3.imread(path, plugin="pillow")
+        # index 0: of an animation, the first frame
+        mode = imageio.v3.immeta(path, plugin="pillow", index=0).get("mode")
+        return imageio.v3.imread(path, plugin="pillow", index=0, mode="RGB" if mode in CONVERTED else None)
     except Exception as error:  # decoders raise errors of many types
         raise ValueError(f"{path}: cannot be read as a picture ({error}); mend it or take it out") from error
 

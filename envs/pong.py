@@ -70,16 +70,30 @@ class PongParams:
             self,
             positive=("dt", "radius", "paddle_length", "paddle_radius"),
             not_negative=("floor", "left", "max_shift", "elasticity", "start_deviation", "min_speed"),
+            finite=("roof", "right", "max_speed"),
             choices={"frames": ("smooth", "binary"), "physics": ("exact", "pymunk")},
         )
         if self.elasticity > 1:
             raise ValueError(f"elasticity is {self.elasticity!r}; expected at most 1, a bounce without loss")
         if not self.min_speed <= self.max_speed:
             raise ValueError(f"speeds from {self.min_speed} to {self.max_speed}; expected 0 <= min_speed <= max_speed")
+        for low, high in (("floor", "roof"), ("left", "right")):
+            found = getattr(self, low), getattr(self, high)
+            if not found[0] < found[1] <= WORLD:
+                raise ValueError(
+                    f"{low} and {high} are {found[0]!r} and {found[1]!r}; expected 0 <= {low} < {high} <= {WORLD}"
+                )
         room = min(self.roof - self.floor - self.paddle_length, self.roof - self.floor, self.right - self.left)
-        if not (self.roof <= WORLD and self.right <= WORLD and room > 2 * (self.radius + self.paddle_radius)):
+        most = 0.5 * room - self.paddle_radius
+        if most <= 0:
             raise ValueError(
-                f"radius is {self.radius!r}; expected less than {0.5 * room - self.paddle_radius}, which is what floor "
+                f"floor {self.floor}, roof {self.roof} and paddles at {self.left} and {self.right} of length "
+                f"{self.paddle_length} and paddle_radius {self.paddle_radius} leave no room for any ball; expected "
+                f"shorter or thinner paddles, or a larger room (at most {WORLD})"
+            )
+        if not room > 2 * (self.radius + self.paddle_radius):
+            raise ValueError(
+                f"radius is {self.radius!r}; expected less than {most}, which is what floor "
                 f"{self.floor}, roof {self.roof} and paddles at {self.left} and {self.right} of length "
                 f"{self.paddle_length} leave room for; make the ball smaller or the room (at most {WORLD}) larger"
             )

@@ -36,9 +36,10 @@ HEAD = """# The environments
 
 <!-- Written by `make docs` from the code; do not edit. -->
 
-Every world here observes pixels, is a task (a reward, a goal) and a source of video (an exploration policy of its own),
-and tells its true state, for measurement only, in `info["state"]`. The pictures show what is
-observed, most of them beside the same drawn large by `render()`.
+Every world here observes pixels, is a source of video (an exploration policy of its own), and tells its true state, for
+measurement only, in `info["state"]`. All have a reward, and most are a task; worlds whose actions have no effect (the
+table says which) are for prediction only. The pictures show what is observed, most of them beside the same drawn large
+by `render()`.
 
 ```python
 import gymnasium as gym

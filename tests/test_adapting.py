@@ -153,6 +153,55 @@ def test_collect_fits_what_does_not_fit_and_nothing_else(tmp_path):
     assert own.manifest.env_id == "reverie/Pendulum-v0"
 
 
+class Shifted(Odd):
+    """Channels first, in a shape that is asked for; the first pixel of each channel tells which it is."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, shape, render_mode=None):
+        super().__init__(spaces.Box(0, 255, shape, np.uint8), CHOICES)
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        gym.Env.reset(self, seed=seed)
+        return self._frame(), {}
+
+    def step(self, action):
+        return self._frame(), 0.0, False, False, {}
+
+    def render(self):
+        return np.zeros((4, 4, 3), np.uint8)
+
+    def _frame(self):
+        frame = np.zeros(self.observation_space.shape, np.uint8)
+        frame[:, 0, 0] = 1 + np.arange(len(frame))
+        return frame
+
+
+gym.register("test/Shifted-v0", Shifted, max_episode_steps=5)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_collect_moves_the_channels_to_the_end(tmp_path, channels):
+    shape = [channels, 20, 24]
+    made = collect("test/Shifted-v0", tmp_path / "a", env_kwargs={"shape": shape}, episodes=1, seed=0, **QUIET)
+    assert made.manifest.env_id == ADAPTED and made.manifest.observation_space.shape == (20, 24, channels)
+    frames = made.episode(0).frames
+    assert frames.shape == (6, 20, 24, channels)
+    np.testing.assert_array_equal(frames[:, 0, 0], np.tile(1 + np.arange(channels), (6, 1)))
+
+
+@pytest.mark.parametrize("shape", [[4, 20, 20], [20, 20, 20], [2, 20, 20, 3]])
+def test_collect_refuses_what_is_no_frame_though_it_renders(tmp_path, shape):
+    with pytest.raises(ValueError, match=r"neither .H, W, C. nor .C, H, W. with one or three channels; expected one"):
+        collect("test/Shifted-v0", tmp_path / "a", env_kwargs={"shape": shape}, episodes=1, seed=0, **QUIET)
+
+
+def test_collect_keeps_channels_that_are_stacked_at_the_end(tmp_path):
+    made = collect("test/Shifted-v0", tmp_path / "a", env_kwargs={"shape": [20, 20, 6]}, episodes=1, seed=0, **QUIET)
+    assert made.manifest.env_id == "test/Shifted-v0" and made.episode(0).frames.shape == (6, 20, 20, 6)
+
+
 @pytest.mark.parametrize(("asked", "side"), [((), 64), (("--size", "128"), 128), (("--size", "16"), 16)])
 def test_large_pictures_are_averaged_down_unless_asked_for(tmp_path, capsys, asked, side):
     out = tmp_path / "data"

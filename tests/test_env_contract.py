@@ -328,7 +328,7 @@ def test_human_rendering_shows_the_frame(monkeypatch):
     pygame = pytest.importorskip("pygame")
     env = gym.make("reverie/Pendulum-v0", render_mode="human")
     env.reset(seed=0)
-    shown = pygame.surfarray.array3d(pygame.display.get_surface()).swapaxes(0, 1)
+    shown = pygame.surfarray.array3d(env.unwrapped._window.surface).swapaxes(0, 1)
     twin = gym.make("reverie/Pendulum-v0", render_mode="rgb_array")
     twin.reset(seed=0)
     np.testing.assert_array_equal(shown, twin.render())

@@ -66,6 +66,26 @@ def test_ten_thousand_steps_of_anything(name, options, actions):
     envs.close()
 
 
+@pytest.mark.parametrize("name", ["Pendulum", "BouncingBallThrust", "ImageNavigation", "MovingAgent"])
+def test_ten_thousand_steps_of_one_environment(name):
+    """Its episodes one after the other without a new seed, as a user's loop has them."""
+    env = gym.make(f"reverie/{name}-v0")
+    low, high = env.unwrapped.dynamics.reward_range
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    seen, episodes = set(), 1
+    for _ in range(10_000):
+        obs, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert low <= reward <= high and np.isfinite(info["state"]).all()
+        seen.add(obs.tobytes())
+        if terminated or truncated:
+            obs, info = env.reset()
+            episodes += 1
+        assert obs in env.observation_space
+    assert episodes >= 10_000 // env.spec.max_episode_steps and len(seen) > 100
+    env.close()
+
+
 @every_builtin
 def test_the_documented_reward_range_is_the_real_one(name):
     env = gym.make(name).unwrapped

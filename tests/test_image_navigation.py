@@ -1,5 +1,7 @@
 """Image navigation: moves and views beside slow twins, and the statistics of what it generates."""
 
+import hashlib
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -134,6 +136,25 @@ def test_what_is_rendered_shows_view_goal_and_map():
     view = dynamics.observation(state)[0]
     np.testing.assert_array_equal(overview[12 * 12 + 6 : 20 * 12 : 12, 12 * 12 + 6 : 20 * 12 : 12], view)
     assert (overview == (80, 255, 80)).all(-1).any() and (overview == 255).all(-1).any()
+
+
+def test_more_obstacles_than_leave_places_are_refused():
+    with pytest.raises(
+        ValueError, match="obstacles is 1000; expected 0 to 79, so that of 9 x 9 places two can be free"
+    ):
+        gym.make("reverie/ImageNavigation-v0", obstacles=1000)
+    many = ImageNavigationParams(map_size=184, size=4, maps="anywhere", obstacles=3000)  # 61 x 61 places
+    with pytest.raises(ValueError, match=r"obstacles is 3000; expected fewer: after \d+ random rectangles on 61 x 61"):
+        layouts(many.places, many.obstacles, 1)
+    most = layouts(9, 79, 8)
+    assert ((~most).sum((1, 2)) >= 2).all() and not most[:, 4, 4].any()
+
+
+def test_banks_of_layouts_are_as_ever():
+    """What they were before there was a limit on redrawing."""
+    digests = {(9, 4, 256): "29fe0313b9d070db", (6, 16, 64): "11bc39961489eb78"}
+    for arguments, expected in digests.items():
+        assert hashlib.sha256(layouts(*arguments).tobytes()).hexdigest()[:16] == expected
 
 
 def test_impossible_states_are_refused():

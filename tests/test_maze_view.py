@@ -1,5 +1,6 @@
 """What is seen of the mazes: the ray caster beside rays that are marched, textures, MiniWorld beside both."""
 
+import copy
 import json
 import math
 import multiprocessing
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import reverie.envs  # noqa: F401  registers the environments
 from maze_march import STEP, march
-from reverie.envs.maze import raycaster, textures
+from reverie.envs.maze import miniworld_renderer, raycaster, textures
 from reverie.envs.maze.layout import SHAPES, Layout
 from reverie.envs.maze.textures import LEVELS, NUM_TEXTURES, OFFSETS, SIDE
 
@@ -275,4 +276,37 @@ for make in (gym.make, gym.make_vec):
         raise AssertionError("it was made")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_renderer_is_not_made_before_the_first_picture(monkeypatch):
+    made = []
+    monkeypatch.setattr(miniworld_renderer, "check_installed", lambda: None)
+    monkeypatch.setattr(miniworld_renderer, "shared_renderer", lambda: made.append(1))
+    env = gym.make("reverie/MazeRoom-v0", renderer="miniworld")
+    gym.make_vec("reverie/MazeRoom-v0", num_envs=2, renderer="miniworld")
+    copy.deepcopy(env.unwrapped.dynamics)
+    assert not made
+
+
+ASYNC = """
+import gymnasium as gym, numpy as np, reverie.envs
+options = dict(renderer="miniworld", size=16)
+if __name__ == "__main__":
+    envs = gym.make_vec("reverie/MazeRoom-v0", num_envs=2, vectorization_mode="async", **options)
+    frames = envs.reset(seed=3)[0]
+    envs.step(envs.action_space.sample())
+    envs.close()
+    single = gym.make("reverie/MazeRoom-v0", **options)
+    for i in range(2):
+        assert np.array_equal(frames[i], single.reset(seed=3 + i)[0])
+"""
+
+
+@pytest.mark.skipif(find_spec("miniworld") is None, reason="miniworld is not installed: the extra maze-gl")
+def test_miniworld_draws_in_asynchronous_workers():
+    probe = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"MiniWorld's own environments do not run here: {probe.stderr.strip().splitlines()[-1]}")
+    done = subprocess.run([sys.executable, "-c", ASYNC], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

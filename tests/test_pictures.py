@@ -3,6 +3,7 @@
 import imageio.v3
 import numpy as np
 import pytest
+from PIL import Image
 from reverie.envs import pictures
 from reverie.scripts import make_assets
 
@@ -82,6 +83,38 @@ def test_a_users_folder_in_grey_colour_and_with_alpha(tmp_path):
     np.testing.assert_array_equal(bank[1, ..., 0], bank[1, ..., 2])
     (only,) = pictures.crops(str(tmp_path), "test", 1, 32, (1.0, 1.0))  # the fifth, taken as it is
     np.testing.assert_array_equal(only, imageio.v3.imread(tmp_path / "e.png"))
+
+
+def test_other_kinds_of_pictures_become_rgb(tmp_path):
+    across, down = np.meshgrid(np.linspace(20, 220, 40), np.linspace(20, 220, 40))
+    smooth = Image.fromarray(np.stack([across, down, 240 - across], axis=-1).astype(np.uint8))
+    kinds = {"a.jpg": "CMYK", "b.tif": "CMYK", "c.tif": "YCbCr", "d.tif": "LAB", "e.tif": "RGB", "f.png": "RGBA"}
+    for name, mode in kinds.items():
+        smooth.convert(mode).save(tmp_path / name)
+    expected = np.asarray(smooth).astype(float)
+    for name in kinds:
+        found = pictures._read(tmp_path / name)
+        assert found.dtype == np.uint8 and found.shape == (40, 40, 3)
+        assert np.abs(found - expected).mean() < 5.0, name
+    smooth.convert("1").save(tmp_path / "black and white.png")
+    assert set(np.unique(pictures._read(tmp_path / "black and white.png"))) == {0, 255}
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    first, second = (Image.new("RGB", (40, 36), colour) for colour in ((200, 10, 10), (10, 10, 200)))
+    first.save(tmp_path / "still.gif")
+    for name in ("moving.gif", "moving.png"):
+        first.save(tmp_path / name, save_all=True, append_images=[second])
+    for name in ("still.gif", "moving.gif", "moving.png"):
+        found = pictures._read(tmp_path / name)
+        assert found.shape == (36, 40, 3) and (found == (200, 10, 10)).all(), name
+    assert pictures.crops(str(tmp_path), "train", 3, 32, (1.0, 1.0)).shape == (3, 32, 32, 3)
+
+
+def test_a_folder_named_like_a_picture_is_none(tmp_path):
+    (tmp_path / "b.png").mkdir()
+    write(tmp_path / "c.png", (40, 40, 3))
+    assert pictures._files(str(tmp_path), "train") == [tmp_path / "c.png"]
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path):

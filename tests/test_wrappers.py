@@ -1,5 +1,6 @@
 """Wrappers: what they do to single environments, and that vectors of them do the same, row by row."""
 
+import itertools
 import pickle
 
 import gymnasium as gym
@@ -189,6 +190,96 @@ def test_the_goal_is_shown_behind_the_frames():
         np.testing.assert_array_equal(a[0][..., 2:], stacked[0][1]["goal_frame"])
 
 
+WANDERING = ("BouncingBalls", "BouncingBallPong", "MovingDigitsPush", "Maze3D", "MazeRoom")
+STAYING = ("Pendulum", "BouncingBallThrust", "LinearGaussian", "ImageNavigation", "MazeRotation", "MovingAgent")
+
+
+@pytest.mark.parametrize("name", WANDERING)
+def test_goal_frames_that_do_not_stay_true_are_refused(name):
+    env = gym.make(f"reverie/{name}-v0")
+    with pytest.raises(ValueError, match=r"goal frame of the reset shows things that move on.*name the `entries`"):
+        w.GoalConditioned(env)
+    assert w.GoalConditioned(env, tolerance=0.2).tolerance == 0.2
+
+
+@pytest.mark.parametrize("name", STAYING)
+def test_a_world_is_not_changed_by_the_look_at_its_goal_frames(name):
+    env, plain = gym.make(f"reverie/{name}-v0"), gym.make(f"reverie/{name}-v0")
+    for a, b in zip(play(w.GoalConditioned(env), 4), play(plain, 4), strict=True):
+        np.testing.assert_array_equal(a[0]["observation"], b[0])
+        np.testing.assert_array_equal(a[-1]["state"], b[-1]["state"])
+
+
+def test_a_goal_view_is_reached_at_its_place_and_hardly_anywhere_else():
+    env = w.GoalConditioned(gym.make("reverie/ImageNavigation-v0"))
+    there, told = [], []
+    for seed in range(40):
+        for _, _, _, _, info in play(env, 80, seed)[1:]:
+            there.append((info["state"][:2] == info["state"][5:7]).all())
+            told.append(info["is_success"])
+    there, told = np.array(there), np.array(told)
+    assert there.sum() > 10 and told[there].all()
+    assert told[~there].mean() < 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "entries"),
+    [
+        ("BouncingBalls", ("x_0", "y_0")),
+        ("MovingDigitsPush", ("x_0", "y_0")),
+        ("BouncingBallPong", ("right_paddle_y",)),
+    ],
+)
+def test_entries_say_exactly_when_the_task_is_done(name, entries):
+    """Also where the frame shows other things, and where the goal moves as the ball does."""
+    env = w.GoalConditioned(gym.make(f"reverie/{name}-v0"), entries=entries, tolerance=2.0)
+    dynamics = env.unwrapped.dynamics
+    columns, reached = [dynamics.state_names.index(entry) for entry in entries], []
+    for seed in range(5):
+        first, *rest = play(env, 60, seed)
+        done = dynamics.goal(first[1]["state"][None])
+        assert (
+            env.reset(seed=seed, options={"state": done[0]})[0]["achieved_goal"]
+            in env.observation_space["achieved_goal"]
+        )
+        for obs, reward, *_, info in rest:
+            state = info["state"]
+            goal = dynamics.goal(state[None])[0]
+            np.testing.assert_array_equal(obs["desired_goal"], goal[columns])
+            near = np.linalg.norm((state - goal)[columns]) <= 2.0
+            assert info["is_success"] == near and reward == near - 1.0
+            reached.append(near)
+            again = dynamics.goal(goal[None])[0]  # where it is done, the goal is here
+            assert env.compute_reward(goal[columns], again[columns], None) == 0.0
+    assert 0 < sum(reached) < len(reached)
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_what_has_no_vector_form_goes_into_vectors_of_single_environments(mode):
+    wrappers = [lambda env: w.RepeatAction(env, 2), w.GoalConditioned]
+    envs = gym.make_vec(PENDULUM, 3, vectorization_mode=mode, wrappers=wrappers)
+    obs, _ = envs.reset(seed=4)
+    assert envs.single_observation_space["desired_goal"].shape == (32, 32, 1)
+    envs.action_space.seed(0)
+    for _ in range(3):
+        actions = envs.action_space.sample()
+        obs, rewards, _, _, infos = envs.step(actions)
+    assert obs in envs.observation_space and infos["is_success"].shape == (3,)
+    single = w.GoalConditioned(gym.make(PENDULUM))
+    np.testing.assert_allclose(single.compute_reward(obs["achieved_goal"], obs["desired_goal"], infos), rewards)
+    envs.close()
+
+
+def test_every_member_of_a_vector_records_into_its_own_folder(tmp_path):
+    pytest.importorskip("imageio_ffmpeg")
+    numbers = itertools.count()
+    wrappers = [lambda env: w.RecordEpisodes(env, tmp_path / str(next(numbers)))]
+    envs = gym.make_vec(BALL, 2, vectorization_mode="sync", wrappers=wrappers)
+    play(envs, 2)
+    envs.close()
+    assert [(tmp_path / name / "episode-0000.mp4").stat().st_size > 0 for name in "01"] == [True, True]
+
+
 def test_angles_are_compared_the_short_way_round():
     env = w.GoalConditioned(gym.make(PENDULUM), entries=("angle",), dense=True)
     assert env.compute_reward(np.array([3.1]), np.array([-3.1]), None) == pytest.approx(-(2 * np.pi - 6.2))
@@ -221,7 +312,7 @@ class Broken(gym.Env):
     [
         (lambda: w.FrameDrop(Broken()), "Drop works on images.*found Box"),
         (lambda: w.FrameDrop(gym.make(BALL), 1.5), "probability is 1.5; expected a number from 0 to 1"),
-        (lambda: w.Occlusion(gym.make(BALL), (40, 2)), r"size is \(40, 2\); expected .* at most \(32, 32\)"),
+        (lambda: w.Occlusion(gym.make(BALL), (40, 2)), r"size is \(40, 2\); expected .* to \(32, 32\)"),
         (lambda: w.Occlusion(gym.make(BALL), 4), "size is 4"),
         (lambda: w.Occlusion(gym.make(BALL), (4, 4), corner=(30, 0)), r"corner is \(30, 0\).*\(28, 28\)"),
         (lambda: w.Occlusion(gym.make(BALL), (4, 4), per="day"), "per is 'day'; expected 'episode' or 'step'"),
@@ -233,6 +324,44 @@ class Broken(gym.Env):
         (lambda: w.GoalChannels(Broken()), "GoalChannels works on images"),
         (lambda: w.RecordEpisodes(Broken(), "videos"), "no image; make it with render_mode='rgb_array'"),
         (lambda: w.GoalConditioned(w.PixelsOnly(gym.make("test/Toy-v0")), entries=("y",)), "expected some of x"),
+        *(
+            (lambda value=value: w.FrameDrop(gym.make(BALL), value), "probability is .*; expected a number from 0 to 1")
+            for value in (None, "x", [0.5], float("nan"), -0.1)
+        ),
+        *(
+            (lambda value=value: w.Occlusion(gym.make(BALL), value), r"size is .*; expected \(height, width\), whole")
+            for value in (("a", "b"), (0.5, 0.5), (0, 4), (4.0, 4), None, "ab", (4, (4, 4)), (True, True))
+        ),
+        *(
+            (
+                lambda value=value: w.Occlusion(gym.make(BALL), (4, 4), corner=value),
+                r"corner is .*; expected \(row, column\), whole",
+            )
+            for value in (("a", "b"), (0.5, 0.5), 3, "ab", (None, 1))
+        ),
+        *(
+            (lambda value=value: w.Occlusion(gym.make(BALL), (4, 4), fill=value), "fill is .*; expected a grey value")
+            for value in ("x", None, 7.5, float("nan"), -1, [3])
+        ),
+        (lambda: w.Occlusion(gym.make(BALL), (4, 4), per=None), "per is None; expected 'episode' or 'step'"),
+        (lambda: w.FrameStack(gym.make(BALL), None), "num is None; expected a number of frames"),
+        *(
+            (lambda value=value: w.GoalConditioned(gym.make(BALL), tolerance=value), "tolerance is .*positive distance")
+            for value in ("x", [1], 0, float("nan"), True)
+        ),
+        *(
+            (lambda value=value: w.GoalConditioned(gym.make(BALL), entries=value), "entries are .*; expected some of x")
+            for value in ("x", 5, (), [None])
+        ),
+        (lambda: w.RecordEpisodes(gym.make(BALL), None), "folder is None; expected a path"),
+        (lambda: w.RecordEpisodes(gym.make(BALL), "videos", when=5), "when is 5; expected a function"),
+        *(
+            (
+                lambda value=value: w.RecordEpisodes(gym.make(BALL), "videos", fps=value),
+                "fps is .*; expected a positive",
+            )
+            for value in ("x", 0, -1.0)
+        ),
     ],
 )
 def test_mistakes_are_told(make, message):

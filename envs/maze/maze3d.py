@@ -71,9 +71,9 @@ class Maze3DDynamics(Dynamics):
             ]
         )
         if params.renderer == "miniworld":
-            from .miniworld_renderer import shared_renderer
+            from .miniworld_renderer import check_installed
 
-            self._miniworld = shared_renderer()
+            check_installed()
 
     def layout(self, number: int) -> Layout:
         """The maze with this number."""
@@ -115,7 +115,11 @@ class Maze3DDynamics(Dynamics):
         if params.task == "scavenge":
             objects = bank.objects[slots]
             off = objects[:, :, :2] - following[:, None, :2]
-            reached = np.hypot(off[..., 0], off[..., 1]) <= params.radius + objects[:, :, 2]
+            distance = np.hypot(off[..., 0], off[..., 1])
+            reached = (distance <= params.radius + objects[:, :, 2]) & (state[:, _TASK:] > 0.0)
+            # One at a time, the nearest: a walker with a radius beyond 0.2 can be within reach of two.
+            nearest = np.where(reached, distance - objects[:, :, 2], np.inf).argmin(axis=1)
+            reached &= np.arange(params.num_objects) == nearest[:, None]
             following[:, _TASK:] = np.where(reached, 0.0, state[:, _TASK:])
         return following
 
@@ -189,7 +193,10 @@ class Maze3DDynamics(Dynamics):
         fov = math.radians(self.params.fov_deg)
         if self.params.renderer == "raycast":
             return render(*view, fov=fov, fog=self.params.fog, depth=depth)
-        return self._miniworld.render(*view, fov=fov, depth=depth)
+        # Not before the first picture: what a process makes of OpenGL is lost to the workers that it forks.
+        from .miniworld_renderer import shared_renderer
+
+        return shared_renderer().render(*view, fov=fov, depth=depth)
 
 
 class Maze3DEnv(PixelEnv):
@@ -220,9 +227,10 @@ class Maze3DEnv(PixelEnv):
     be found.
 
     ## Rewards
-    Objects to be found ("scavenge"): 1 for each object when it is touched; it then vanishes. A place ("navigate"): 1 in
-    each step that ends within 0.5 m and 30° of the goal view's pose, otherwise 0. A direction ("look", in
-    ``MazeRotation``): ½ + ½ cos of the angle to the goal view's heading. All are between 0 and 1.
+    Objects to be found ("scavenge"): 1 for each object when it is touched; it then vanishes. Of two that a ``radius``
+    beyond 0.2 m touches in one step, the farther is left for the next. A place ("navigate"): 1 in each step that ends
+    within 0.5 m and 30° of the goal view's pose, otherwise 0. A direction ("look", in ``MazeRotation``): ½ + ½ cos of
+    the angle to the goal view's heading. All are between 0 and 1.
 
     ## Starting State
     At rest, in a uniform free cell, up to 0.2 m off its middle, heading uniform. The goal is in the farther half of

@@ -2,14 +2,18 @@
 
 Every free cell is a MiniWorld room, open to its free neighbours, with our textures. MiniWorld's z is our −y, its
 directions are our headings. Surfaces are lit evenly and there is no fog. The module imports MiniWorld, and with it
-OpenGL, when the renderer is made; the whole process shares one, because MiniWorld gives no graphics memory back.
+OpenGL, when the renderer is made, which is at the first picture; the whole process shares one, because MiniWorld gives
+no graphics memory back.
 """
 
 import contextlib
+import ctypes.util
 import io
 import math
 import os
+import sys
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
@@ -19,12 +23,33 @@ from .textures import SIDE, texture
 
 _MOST_LISTS = 256  # compiled mazes kept on the graphics side
 _SIDES = ((0, 1), (1, 0), (0, -1), (-1, 0))  # (row, column) steps across a room's edges, in MiniWorld's order
+_LIBRARIES = {"GL": "libGL.so.1", "GLU": "libGLU.so.1", "EGL": "libEGL.so.1"}
 _SLICES = 24  # of a cylinder or sphere
 _REMEDY = (
     "renderer is 'miniworld', which cannot be used here: {reason}. Expected 'raycast', which needs no graphics "
     'library; or install MiniWorld, pip install "reverie[maze-gl]", and OpenGL with EGL, on Debian apt-get install '
     "libegl1 libgl1 libglu1-mesa libfontconfig1"
 )
+
+
+@cache
+def check_installed() -> None:
+    """Find MiniWorld and OpenGL without starting them, so that the process can still be forked.
+
+    Raises:
+        DependencyNotInstalled: one of them is not there; the message says what to install.
+    """
+    for name in ("pyglet", "miniworld"):
+        if find_spec(name) is None:
+            raise DependencyNotInstalled(_REMEDY.format(reason=f"ModuleNotFoundError: no module named {name!r}"))
+    if not sys.platform.startswith("linux"):
+        return  # libraries have other names there: the first picture tells
+    for name, file in _LIBRARIES.items():
+        try:
+            ctypes.cdll.LoadLibrary(file)
+        except OSError as error:
+            if ctypes.util.find_library(name) is None:  # which is where pyglet looks
+                raise DependencyNotInstalled(_REMEDY.format(reason=f"OSError: {error}")) from error
 
 
 @cache

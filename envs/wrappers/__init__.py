@@ -7,10 +7,12 @@ A wrapper whose name begins with ``Vector`` wraps a vector environment and does,
 wraps a single environment reset with the same seed. Two are Gymnasium's own, given here so that they are found:
 ``RepeatAction`` and ``FrameStackObservation`` (which adds an axis; ``FrameStack`` stacks channels).
 
-Rows of a vector that is stepped at once cannot end their episodes at different steps of a repeat, so actions are
-repeated in vectors of single environments:
+``RepeatAction``, ``GoalConditioned`` and ``RecordEpisodes`` have no such form (rows of a vector that is stepped at once
+cannot end their episodes at different steps of a repeat, say): they go around the members of a vector of single
+environments, which is slower.
 
-    envs = gym.make_vec("reverie/Pendulum-v0", 8, "sync", wrappers=[lambda env: RepeatAction(env, 4)])
+    envs = gym.make_vec(ID, 8, vectorization_mode="sync", wrappers=[lambda env: RepeatAction(env, 4)])
+    envs = gym.make_vec(ID, 8, vectorization_mode="async", wrappers=[GoalConditioned])
 """
 
 from gymnasium.wrappers import FrameStackObservation, RepeatAction

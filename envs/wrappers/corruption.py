@@ -1,6 +1,8 @@
 """Frames of which a part, or everything, cannot be seen."""
 
 from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -16,17 +18,21 @@ class Cover(Effect):
     def __init__(self, space, num, size, corner, per, fill) -> None:
         super().__init__(space, num)
         height, width = space.shape[:2]
-        if np.shape(size) != (2,) or not (0 < size[0] <= height and 0 < size[1] <= width):
-            raise ValueError(f"size is {size!r}; expected (height, width) of at most {(height, width)}, the frame")
+        if not _whole_pair(size) or not (0 < size[0] <= height and 0 < size[1] <= width):
+            raise ValueError(
+                f"size is {size!r}; expected (height, width), whole numbers from (1, 1) to {(height, width)}, the frame"
+            )
         self.range = height - int(size[0]), width - int(size[1])  # largest corner
         if corner is not None and not (
-            np.shape(corner) == (2,) and all(0 <= c <= most for c, most in zip(corner, self.range, strict=True))
+            _whole_pair(corner) and all(0 <= c <= most for c, most in zip(corner, self.range, strict=True))
         ):
-            raise ValueError(f"corner is {corner!r}; expected (row, column) between (0, 0) and {self.range}, or None")
-        if per not in ("episode", "step"):
+            raise ValueError(
+                f"corner is {corner!r}; expected (row, column), whole numbers from (0, 0) to {self.range}, or None"
+            )
+        if not isinstance(per, str) or per not in ("episode", "step"):
             raise ValueError(f"per is {per!r}; expected 'episode' or 'step'")
-        if not 0 <= fill <= 255:
-            raise ValueError(f"fill is {fill!r}; expected a grey value from 0 to 255")
+        if not _whole(fill) or not 0 <= fill <= 255:
+            raise ValueError(f"fill is {fill!r}; expected a grey value, a whole number from 0 to 255")
         self.size, self.corner, self.per, self.fill = (int(size[0]), int(size[1])), corner, per, fill
         self.corners = np.zeros((num, 2), dtype=np.int64)
         if corner is not None:
@@ -51,7 +57,7 @@ class Drop(Effect):
 
     def __init__(self, space, num, probability, keep_first) -> None:
         super().__init__(space, num)
-        if isinstance(probability, str) or not 0 <= probability <= 1:
+        if not isinstance(probability, Real) or not 0 <= probability <= 1:
             raise ValueError(f"probability is {probability!r}; expected a number from 0 to 1")
         self.probability, self.keep_first = probability, keep_first
 
@@ -126,3 +132,12 @@ class VectorFrameDrop(VectorFrameWrapper):
 
     def __init__(self, env: VectorEnv, probability: float = 0.5, *, keep_first: bool = True) -> None:
         super().__init__(env, Drop(env.single_observation_space, env.num_envs, probability, keep_first))
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _whole_pair(value: Any) -> bool:
+    """Whether this is a sequence (an array, too) of two whole numbers."""
+    return isinstance(value, (Sequence, np.ndarray)) and len(value) == 2 and all(map(_whole, value))

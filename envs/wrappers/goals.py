@@ -1,6 +1,8 @@
 """Goals as part of the observation: the GoalEnv convention of Gymnasium-Robotics, for hindsight relabelling."""
 
+import copy
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +13,8 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 ANGLES = ("angle", "heading")  # state entries that are the same after a full turn
+FRAME_TOLERANCE, STATE_TOLERANCE = 0.05, 1.0
+PROBES, PROBE_STEPS = 16, 12  # episodes and steps of them from which it is told whether a goal frame stays true
 
 
 class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
@@ -22,14 +26,30 @@ class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
     The distance of frames is their root mean square difference, from 0 to 1; that of states is Euclidean, angles taken
     the short way round.
 
+    A goal frame is the one of the reset. Where it shows other things that move on (balls beside the agent's, digits
+    beside the pushed one, a maze's corridor from where the episode began), a task that is done does not look like it,
+    so these worlds are refused unless ``entries`` or a ``tolerance`` of your own is given. Entries that name what the
+    task is about say it exactly; their goal is that of the present state, so it follows a ball that is to be met:
+
+        GoalConditioned(gym.make("reverie/BouncingBalls-v0"), entries=("x_0", "y_0"))
+        GoalConditioned(gym.make("reverie/MovingDigitsPush-v0"), entries=("x_0", "y_0"))
+        GoalConditioned(gym.make("reverie/BouncingBallPong-v0"), entries=("right_paddle_y",))
+        GoalConditioned(gym.make("reverie/ImageNavigation-v0"), entries=("x", "y"), tolerance=0.5)
+
+    It wraps single environments only; a vector is made of wrapped ones:
+    ``gym.make_vec(ID, num, vectorization_mode="sync", wrappers=[GoalConditioned])``, or ``"async"``.
+
     Args:
         env: tells ``info["goal_frame"]`` at reset; for ``entries`` it needs ``env.unwrapped.dynamics``.
         entries: names of state entries that make the goal; None: the frame.
-        tolerance: distance up to which a goal counts as reached; by default 0.05 for frames and 1 for states.
+        tolerance: distance up to which a goal counts as reached; by default 1 for states, in the units of the entries,
+            and for frames the world's own ``dynamics.goal_tolerance`` (image navigation, where views of several places
+            are much alike: equal frames) or else 0.05.
         dense: reward minus the distance.
 
     Raises:
-        ValueError: for an environment without goals, unknown entries, or a tolerance that is not positive.
+        ValueError: for an environment without goals or whose goal frame does not stay true, unknown entries, or a
+            tolerance that is not positive.
     """
 
     def __init__(
@@ -42,18 +62,30 @@ class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
     ) -> None:
         RecordConstructorArgs.__init__(self, entries=entries, tolerance=tolerance, dense=dense)
         super().__init__(env)
-        self.tolerance = (0.05 if entries is None else 1.0) if tolerance is None else float(tolerance)
-        if not self.tolerance > 0:
+        if tolerance is not None and (
+            not isinstance(tolerance, Real) or isinstance(tolerance, bool) or not tolerance > 0
+        ):
             raise ValueError(f"tolerance is {tolerance!r}; expected a positive distance")
+        dynamics = getattr(env.unwrapped, "dynamics", None)
+        default = STATE_TOLERANCE if entries is not None else getattr(dynamics, "goal_tolerance", FRAME_TOLERANCE)
+        self.tolerance = default if tolerance is None else float(tolerance)
         self.dense, self._columns, goal_space = dense, None, env.observation_space
         if entries is not None:
-            names = getattr(getattr(env.unwrapped, "dynamics", None), "state_names", ())
-            unknown = [name for name in entries if name not in names]
-            if unknown or not entries:
-                raise ValueError(f"entries are {list(entries)}; expected some of {', '.join(names) or 'none at all'}")
+            names = getattr(dynamics, "state_names", ())
+            listed = isinstance(entries, (Sequence, np.ndarray)) and not isinstance(entries, str)
+            if not listed or not len(entries) or any(name not in names for name in entries):
+                found, known = list(entries) if listed else repr(entries), ", ".join(names) or "none at all"
+                raise ValueError(f"entries are {found}; expected some of {known}, in a list")
             self._columns = [names.index(name) for name in entries]
             self._turns = np.array([name in ANGLES for name in entries])
             goal_space = spaces.Box(-np.inf, np.inf, (len(entries),), np.float64)
+        elif tolerance is None and dynamics is not None and (off := self._wandering(dynamics)) > self.tolerance:
+            raise ValueError(
+                f"in {env.spec.id if env.spec else env} the goal frame of the reset shows things that move on: within "
+                f"{PROBE_STEPS} steps it is off by {off:.2f}, more than the tolerance, {self.tolerance:.2g}; name the "
+                f"`entries` of the state that make the goal, some of {', '.join(dynamics.state_names[:8])} ..., or "
+                "give a `tolerance`"
+            )
         self.observation_space = spaces.Dict(
             {"observation": env.observation_space, "achieved_goal": goal_space, "desired_goal": goal_space}
         )
@@ -76,11 +108,9 @@ class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         obs, info = self.env.reset(seed=seed, options=options)
-        if self._columns is not None:
-            self._desired = self.env.unwrapped.dynamics.goal(info["state"][None])[0, self._columns]
-        elif "goal_frame" in info:
+        if self._columns is None and "goal_frame" in info:
             self._desired = np.array(info["goal_frame"])
-        else:
+        elif self._columns is None:
             raise ValueError(f"{self.env} tells no goal_frame at reset; name state entries, or use another environment")
         return self._observe(obs, info), info
 
@@ -93,8 +123,24 @@ class GoalConditioned(gym.Wrapper, RecordConstructorArgs):
         return obs, float(self.compute_reward(*goals, info)), terminated, truncated, info
 
     def _observe(self, obs: np.ndarray, info: dict[str, Any]) -> dict[str, np.ndarray]:
-        achieved = obs.copy() if self._columns is None else info["state"][self._columns]
-        return {"observation": obs, "achieved_goal": achieved, "desired_goal": self._desired.copy()}
+        if self._columns is None:
+            return {"observation": obs, "achieved_goal": obs.copy(), "desired_goal": self._desired.copy()}
+        state = info["state"]
+        desired = self.env.unwrapped.dynamics.goal(state[None])[0, self._columns]  # it may move: a ball to be met
+        return {"observation": obs, "achieved_goal": state[self._columns], "desired_goal": desired}
+
+    def _wandering(self, dynamics: Any) -> float:
+        """How far goal frames get from those of their reset; the environment and its generators are left alone."""
+        rng, space = np.random.default_rng(0), copy.deepcopy(dynamics.action_space)
+        space.seed(0)
+        states = np.stack([dynamics.initial(rng) for _ in range(PROBES)])
+        try:
+            begun = dynamics.observation(dynamics.goal(states))
+        except NotImplementedError:  # no goals, which the reset tells
+            return 0.0
+        for _ in range(PROBE_STEPS):
+            states = dynamics.transition(states, np.stack([space.sample() for _ in range(PROBES)]))
+        return float(self.distance(dynamics.observation(dynamics.goal(states)), begun).max())
 
 
 class GoalChannels(gym.Wrapper, RecordConstructorArgs):

@@ -1,6 +1,7 @@
 """Episodes as video files, by the encoder that comes with imageio-ffmpeg (Gymnasium's RecordVideo needs moviepy)."""
 
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,12 @@ class RecordEpisodes(gym.Wrapper, RecordConstructorArgs):
     """Writes episodes to ``folder/episode-0000.mp4`` and so on.
 
     What ``render`` gives is recorded where the environment was made with ``render_mode="rgb_array"``, else what is
-    observed, enlarged.
+    observed, enlarged. It wraps single environments only, for episodes of a vector end at different steps. In a vector
+    of single environments each one writes into a folder of its own, lest they overwrite each other's files:
+
+        numbers = itertools.count()
+        wrappers = [lambda env: RecordEpisodes(env, f"videos/{next(numbers)}")]
+        envs = gym.make_vec(ID, 4, vectorization_mode="sync", wrappers=wrappers)
 
     Args:
         env: observes images, or renders.
@@ -68,7 +74,7 @@ class RecordEpisodes(gym.Wrapper, RecordConstructorArgs):
         fps: frames per second; default: the environment's ``render_fps``, else 20.
 
     Raises:
-        ValueError: for an environment that neither renders nor observes images.
+        ValueError: for an environment that neither renders nor observes images, and for parameters that cannot be.
     """
 
     def __init__(
@@ -80,6 +86,12 @@ class RecordEpisodes(gym.Wrapper, RecordConstructorArgs):
         fps: float | None = None,
     ) -> None:
         RecordConstructorArgs.__init__(self, folder=folder, when=when, fps=fps)
+        if not isinstance(folder, (str, Path)):
+            raise ValueError(f"folder is {folder!r}; expected a path, where the videos go")
+        if when is not None and not callable(when):
+            raise ValueError(f"when is {when!r}; expected a function of an episode's number, or None for all")
+        if fps is not None and (not isinstance(fps, Real) or isinstance(fps, bool) or not 0 < fps < float("inf")):
+            raise ValueError(f"fps is {fps!r}; expected a positive number of frames per second, or None")
         super().__init__(env)
         self._renders = env.render_mode == "rgb_array"
         if not self._renders and len(env.observation_space.shape or ()) != 3:
