@@ -41,7 +41,7 @@ def write_atomically(path: Path, data: bytes) -> None:
     A reader, or a process killed at any moment, sees the old file or the new one and never a part.
 
     Raises:
-        OSError: the disk is full or cannot be written; what was at `path` is still there.
+        OSError: the disk is full, the file too large or cannot be written; what was at `path` is still there.
     """
     partial = path.with_name(path.name + ".partial")
     try:
@@ -53,14 +53,18 @@ def write_atomically(path: Path, data: bytes) -> None:
         _sync_folder(path.parent)
     except OSError as error:
         partial.unlink(missing_ok=True)
+        size = f"{len(data) / 2**20:.1f} MiB"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"the disk is full: {len(data) / 2**20:.1f} MiB did not fit. Nothing that was saved before is lost. "
-                "Free some space and run the same command again",
-                str(path),
-            ) from error
-        raise
+            told = f"the disk is full: {size} did not fit. Nothing that was saved before is lost. Free some space"
+        elif error.errno == errno.EFBIG:
+            told = (
+                f"files may not be as large as {size} here. Nothing that was saved before is lost. Raise the limit "
+                "(`ulimit -f unlimited`), ask for smaller shards (--shard-episodes), or write to a file system that "
+                "takes larger files,"
+            )
+        else:
+            raise
+        raise OSError(error.errno, f"{told} and run the same command again", str(path)) from error
 
 
 def _sync_folder(folder: Path) -> None:

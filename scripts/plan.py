@@ -22,6 +22,9 @@ class Args:
     """Folder of a trained run, or the name of a pretrained model."""
     env: str | None = None
     """Id of the environment; by default the one that the model was trained on."""
+    other_world: bool = False
+    """Allow another environment than the model was trained on, to see what carries over; frames and actions must
+    fit."""
     env_set: tuple[str, ...] = ()
     """Arguments of the environment, such as `--env-set size=16`; by default those of the model's data."""
     planner: str = "cem"
@@ -53,14 +56,16 @@ class Args:
 
 def main(args: Args) -> None:
     """Run `reverie plan`."""
-    from . import planning
+    from . import planning, ui
     from .results import write_result
 
     if args.episodes < 1:
         raise ValueError(f"--episodes must be at least 1, found {args.episodes}")
     start = time.perf_counter()
     model, trained_on = planning.load_model(args.run, args.device)
-    world = planning.choose_world(args.env, args.env_set, trained_on)
+    world = planning.choose_world(args.env, args.env_set, trained_on, other_world=args.other_world)
+    if trained_on is None:
+        ui.say(f"{args.run} does not say which environment it learned from; whether it was {world.env_id} is not known")
     settings = {"horizon": args.horizon, **planning.parse_settings(args.set)}
     planner = planning.choose_planner(args.planner, settings)
     objective = planning.choose_objective(args.objective, planner, model, args.action_penalty)

@@ -35,16 +35,28 @@ class World:
             ValueError: for an unknown id, or arguments that the environment does not take.
         """
         import gymnasium as gym
-        import reverie.envs
 
-        env_id = self.env_id.removeprefix("reverie.envs:")
-        if ":" not in env_id and env_id not in gym.registry:
-            raise ValueError(f"{unknown('environment', env_id, list(reverie.envs.ENVIRONMENTS))}; or any registered id")
+        env_id = known_id(self.env_id)
         mode = "vector_entry_point" if getattr(gym.registry.get(env_id), "vector_entry_point", None) else "sync"
         try:
             return gym.make_vec(env_id, num, vectorization_mode=mode, **self.kwargs)
         except TypeError as error:
             raise ValueError(f"{env_id} does not take the arguments {dict(self.kwargs)}: {error}") from error
+
+
+def known_id(env_id: str) -> str:
+    """`env_id` as Gymnasium knows it; one of a module that is still to be imported is left to it.
+
+    Raises:
+        ValueError: for an unknown id.
+    """
+    import gymnasium as gym
+    import reverie.envs
+
+    env_id = env_id.removeprefix("reverie.envs:")
+    if ":" not in env_id and env_id not in gym.registry:
+        raise ValueError(f"{unknown('environment', env_id, list(reverie.envs.ENVIRONMENTS))}; or any registered id")
+    return env_id
 
 
 def load_model(run: str, device: str) -> tuple[WorldModel, World | None]:
@@ -62,18 +74,40 @@ def load_model(run: str, device: str) -> tuple[WorldModel, World | None]:
     return model, world
 
 
-def choose_world(env: str | None, settings: Sequence[str], trained_on: World | None) -> World:
+def choose_world(
+    env: str | None, settings: Sequence[str], trained_on: World | None, *, other_world: bool = False
+) -> World:
     """The world to act in: by default the one that the model was trained on; `settings` override its arguments.
 
+    A model that does not say what it was trained on may act anywhere.
+
     Raises:
-        ValueError: if neither the caller nor the model names one, or for a malformed setting.
+        ValueError: if neither the caller nor the model names one, for an unknown one, (without `other_world`) for
+            another one than the model was trained on, or for a malformed setting.
     """
     if env is None and trained_on is None:
         raise ValueError("the model does not say which environment its data came from; name one with --env")
     kwargs: Mapping[str, Any] = {}
-    if trained_on is not None and env in (None, trained_on.env_id):
+    if trained_on is not None and (env is None or _bare(env) == _bare(trained_on.env_id)):
         kwargs = trained_on.kwargs
+    elif trained_on is not None and not other_world:
+        known_id(env)  # a slip of the pen is told as such
+        raise ValueError(
+            f"the model learned from {_name(trained_on)}, not from {env}; leave out --env to plan there, or give "
+            "--other-world to see what carries over"
+        )
     return World(env or trained_on.env_id, {**kwargs, **parse_settings(settings)})
+
+
+def _bare(env_id: str) -> str:
+    """An id without the module that registers it."""
+    return env_id.rpartition(":")[2]
+
+
+def _name(world: World) -> str:
+    """What to call a world: one that is seen through an adapter by what it adapts."""
+    inner = world.kwargs.get("env")
+    return f"{world.env_id} of {inner}" if inner else world.env_id
 
 
 def choose_planner(name: str, settings: Mapping[str, Any]) -> Planner:

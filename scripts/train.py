@@ -11,11 +11,15 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from reverie.world_models.training import TrainingConfig
 
 from . import ui
+
+if TYPE_CHECKING:
+    from reverie.envs.dataset import Dataset
 
 
 @dataclass(frozen=True)
@@ -55,9 +59,9 @@ def main(args: Args) -> None:
         raise ValueError(
             f"--validation must be a share of the episodes, at least 0 and below 1, found {args.validation}"
         )
-    dataset = Dataset.open(args.data)
-    parts = (dataset,) if args.validation == 0 else dataset.split((1 - args.validation, args.validation), seed=0)
     config = _model_config(MODELS.get(args.model), args.set)
+    dataset = Dataset.open(args.data)
+    parts = (dataset,) if args.validation == 0 else _split(dataset, args.validation)
     windows = [part.windows(args.length, args.stride) for part in parts]
     if args.training.carry_state:
         windows = [part.streams(args.training.batch_size) for part in windows]
@@ -69,6 +73,22 @@ def main(args: Args) -> None:
     )  # fmt: skip
     rows = list(read_history(args.out)[-1].items())
     ui.table(("last epoch", "value"), rows, title=str(args.out))
+
+
+def _split(dataset: Dataset, validation: float) -> tuple[Dataset, ...]:
+    """Episodes to learn from, and those kept aside; a dataset too small for that is told in terms of the option.
+
+    Raises:
+        ValueError: if one of the parts would be empty.
+    """
+    kept = round(validation * len(dataset))
+    if not 0 < kept < len(dataset):
+        raise ValueError(
+            f"--validation {validation} keeps aside {kept} of the {len(dataset)} episodes of {dataset.path}, which "
+            f"leaves none to {'look at' if kept == 0 else 'learn from'}; give --validation 0 to learn from all, "
+            "another share, or collect more episodes"
+        )
+    return dataset.split((1 - validation, validation), seed=0)
 
 
 def _model_config(model: type | None, settings: tuple[str, ...]) -> dict:

@@ -85,8 +85,12 @@ def test_any_batch_rank(shape):
         (lambda: IMAGES.actions(np.zeros((T, A + 1))), ValueError, r"must end in \(2,\), found shape \(7, 3\)"),
         (lambda: IMAGES.actions(np.full((T, A), np.nan)), ValueError, "must be finite"),
         (lambda: IMAGES.actions(np.full((T, A), np.inf)), ValueError, "must be finite"),
-        (lambda: DISCRETE.actions(np.array([4])), ValueError, r"integers in \[0, 4\)"),
-        (lambda: DISCRETE.actions(np.array([-1])), ValueError, r"integers in \[0, 4\)"),
+        (lambda: IMAGES.frames(np.zeros((T, H, W, C))), TypeError, "divided by 255, clipped"),
+        (lambda: IMAGES.actions([5.0, 5.0]), ValueError, r"must lie in \[-1, 1\], found 5 to 5; clip them, or rescale"),
+        (lambda: IMAGES.actions([0.0, -1.01]), ValueError, r"found -1.01 to 0"),
+        (lambda: IMAGES.actions(np.float32(1)), ValueError, r"must end in \(2,\), found shape \(\)"),
+        (lambda: DISCRETE.actions(np.array([4])), ValueError, r"integers in \[0, 4\), found 4"),
+        (lambda: DISCRETE.actions(np.array([0, -1])), ValueError, r"integers in \[0, 4\), found -1"),
         (lambda: DISCRETE.actions(np.array([0.5])), ValueError, "found torch.float64"),
         (lambda: Spaces((H, W), A), ValueError, r"must be \(C, H, W\) or \(D,\), found \(4, 2\)"),
         (lambda: Spaces((C, H, W), 0), ValueError, "at least 1, found 0"),
@@ -97,6 +101,13 @@ def test_any_batch_rank(shape):
 def test_mistakes_say_what_was_found(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_actions_at_their_bounds_may_be_rounded():
+    rounded = np.array([1 + 1e-6, -1 - 1e-6])
+    assert IMAGES.actions(rounded).tolist() == rounded.astype(np.float32).tolist()
+    assert IMAGES.actions(np.array([1, -1])).tolist() == [1, -1]
+    assert IMAGES.actions(np.zeros((0, A))).shape == (0, A)
 
 
 def test_spaces_survive_json():

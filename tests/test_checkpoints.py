@@ -1,6 +1,8 @@
 """Checkpoints: what is saved is what is loaded, and every damaged folder is refused by name and left as it is."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,18 @@ def test_a_full_disk_is_explained_and_keeps_what_was_there(folder, name):
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / f"{name}.tmp").symlink_to("/dev/full")
     with pytest.raises(OSError, match=f"disk is full; nothing that was saved before is lost.*{name}"):
+        save(kvae(), folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_limit_on_the_size_of_files_is_explained(folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def limited(descriptor):
+        raise OSError(errno.EFBIG, "File too large")
+
+    monkeypatch.setattr(os, "fsync", limited)
+    with pytest.raises(OSError, match=r"larger than files may be here; nothing .* lost. .*ulimit.*model.safetensors"):
         save(kvae(), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 

@@ -348,3 +348,33 @@ def test_a_shared_emission_reads_the_first_entries_of_z():
     states = model.smooth(frames, actions, sample=False)
     torch.testing.assert_close(states.code, states.mean[..., :2])
     assert "C" not in dict(model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "message"),
+    [
+        (lambda m, s: m.predict(s, torch.zeros(2, 9)), ValueError, r"action must have shape \(2, 2\), found \(2, 9\)"),
+        (lambda m, s: m.predict(s, torch.zeros(3, 2)), ValueError, r"action must have shape \(2, 2\), found \(3, 2\)"),
+        (lambda m, s: m.update(s, torch.zeros(2, 1, 9, 8)), ValueError, r"\(2, 1, 8, 8\), found \(2, 1, 9, 8\)"),
+        (lambda m, s: m.update(s, torch.zeros(2, 1, 8, 8).byte()), TypeError, "found torch.uint8; Spaces.frames"),
+    ],
+)
+def test_a_step_that_does_not_fit_is_refused(step, error, message):
+    model = make()
+    with pytest.raises(error, match=message):
+        step(model, model.initial_state((2,)))
+
+
+@pytest.mark.parametrize("verb", ["smooth", "observe"])
+def test_frames_that_are_not_finite_are_told_and_may_be_hidden(verb):
+    model = make()
+    frames, actions = sequences()
+    frames[1, 2, 0, 3, 4] = math.nan
+    frames[2, 4] = math.inf
+    with pytest.raises(ValueError, match=r"frames must be finite where they are seen, .* 2 of 15; .* mask=") as told:
+        getattr(model, verb)(frames, actions)
+    assert "y is" not in str(told.value)
+    advised = str(told.value).split("mask=")[1]
+    mask = eval(advised, {"torch": torch, "frames": frames})
+    assert bool(torch.isfinite(getattr(model, verb)(frames, actions, mask=mask).mean).all())
+    assert bool(torch.isfinite(getattr(model, verb)(frames, actions, valid=mask).mean).all())

@@ -57,7 +57,11 @@ def test_every_model_plans_on_the_pendulum(name, tmp_path):
     ("options", "message"),
     [
         (["--env-set", "size=32"], "this model is not of this environment: frames"),
-        (["--env", "reverie/BouncingBallThrust-v0", "--env-set", "size=16"], "action length 2 in the environment"),
+        (["--env", "reverie/BouncingBall-v0"], "the model learned from reverie/Pendulum-v0, not from .* --other-world"),
+        (
+            ["--env", "reverie/BouncingBallThrust-v0", "--env-set", "size=16", "--other-world"],
+            "action length 2 in the environment",
+        ),
         (["--env", "reverie/Pendulun-v0"], "did you mean reverie/Pendulum"),
         (["--env-set", "colour=3"], "does not take the arguments|no option 'colour'"),
         (["--env-set", "size"], "expected NAME=VALUE"),
@@ -108,6 +112,18 @@ def test_plans_in_a_spatial_memory(tmp_path, capsys):
     assert "GoalCode names no place to go to" in capsys.readouterr().err
 
 
+def test_another_world_is_allowed_and_an_unknown_one_noted(run, tmp_path, capsys):
+    options = ["--horizon", "2", "--set", "num_candidates=10", "num_elites=2", "--episodes", "1"]
+    ball = ["--env", "reverie/BouncingBall-v0", "--env-set", "size=16", "max_episode_steps=3"]
+    assert main(["plan", run, *ball, *options, "--other-world"]) == 0
+    assert "does not say" not in capsys.readouterr().err
+    torch.manual_seed(0)
+    model = KVAE(KVAEConfig(network="mlp"), Spaces((1, 16, 16), 1))
+    assert main(["plan", str(save(model, tmp_path / "run")), *ball, *options]) == 0
+    shown = capsys.readouterr()
+    assert "does not say which environment it learned from" in shown.out + shown.err
+
+
 def test_unknown_run_is_refused(capsys):
     assert main(["plan", "no-such-run"]) == 2
     assert "neither a folder" in capsys.readouterr().err
@@ -117,7 +133,14 @@ def test_the_world_is_the_one_of_the_data_unless_told_otherwise():
     trained_on = World("reverie/Pendulum-v0", {"size": 16})
     assert choose_world(None, [], trained_on) == trained_on
     assert choose_world("reverie/Pendulum-v0", ["mass=2"], trained_on).kwargs == {"size": 16, "mass": 2}
-    assert choose_world("reverie/BouncingBall-v0", [], trained_on).kwargs == {}
+    assert choose_world("reverie.envs:reverie/Pendulum-v0", [], trained_on).kwargs == {"size": 16}
+    with pytest.raises(ValueError, match="learned from reverie/Pendulum-v0, not from reverie/BouncingBall-v0"):
+        choose_world("reverie/BouncingBall-v0", [], trained_on)
+    assert choose_world("reverie/BouncingBall-v0", [], trained_on, other_world=True).kwargs == {}
+    assert choose_world("reverie/BouncingBall-v0", [], None).kwargs == {}
+    adapted = World("reverie/Adapted-v0", {"env": "CartPole-v1"})
+    with pytest.raises(ValueError, match="learned from reverie/Adapted-v0 of CartPole-v1, not from CartPole-v1"):
+        choose_world("CartPole-v1", [], adapted)
     with pytest.raises(ValueError, match="name one with --env"):
         choose_world(None, [], None)
     assert parse_settings(["size=16", "frames=binary", "goal=[1, 2]"]) == {

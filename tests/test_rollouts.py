@@ -175,6 +175,26 @@ def test_a_killed_collection_goes_on_bit_for_bit(tmp_path):
     assert contents(folder) == contents(tmp_path / "a")
 
 
+def test_a_limit_on_the_size_of_files_is_explained_and_the_same_line_goes_on(tmp_path, monkeypatch):
+    settings = {"episodes": 4, "seed": 2, "policy": Scripted()} | QUIET
+    real, calls = os.fsync, []
+
+    def limited(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:  # file and folder of the manifest; then a shard, which is larger
+            raise OSError(errno.EFBIG, "File too large")
+        real(descriptor)
+
+    monkeypatch.setattr(shards.os, "fsync", limited)
+    with pytest.raises(OSError, match=r"may not be as large as .* MiB here.*ulimit.*--shard-episodes.*same command"):
+        collect(DOT, tmp_path / "a", **settings)
+    monkeypatch.undo()
+    assert set(contents(tmp_path / "a")) == {FILE_NAME}
+    collect(DOT, tmp_path / "a", **settings)
+    collect(DOT, tmp_path / "b", **settings)
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
 def test_a_full_disk_loses_nothing(tmp_path, monkeypatch):
     settings = {"episodes": 9, "seed": 2, "policy": Scripted(), "shard_episodes": 3} | QUIET
     real, calls = os.fsync, []

@@ -64,6 +64,19 @@ def test_mistakes(data, tmp_path, capsys, more, message):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_small_dataset_hides_no_mistake_and_names_the_way_out(tmp_path, capsys):
+    small = tmp_path / "small"
+    collect("reverie/PendulumDamped-v0", small, episodes=2, seed=0, max_steps=9, progress=False)
+    assert train(small, tmp_path / "run", "--set", "z_dim=foo") == 2
+    assert "'foo' is not a number" in capsys.readouterr().err
+    for share, none_to in (("0.1", "look at"), ("0.9", "learn from")):
+        assert train(small, tmp_path / "run", "--validation", share) == 2
+        shown = capsys.readouterr().err
+        assert f"--validation {share} keeps aside" in shown and f"none to {none_to}; give --validation 0" in shown
+    assert not (tmp_path / "run").exists()
+    assert train(small, tmp_path / "run", "--validation", "0") == 0
+
+
 def test_unknown_model_and_dataset(data, tmp_path, capsys):
     assert main(["train", "kvea", "--data", str(data), "--out", str(tmp_path / "run"), "--length", "10"]) == 2
     assert f"unknown model 'kvea'; known are {', '.join(sorted(MODELS))}\n" in capsys.readouterr().err

@@ -107,7 +107,10 @@ class WorldModel(nn.Module, ABC):
     def predict(
         self, state: State, action: Tensor, *, sample: bool = True, generator: torch.Generator | None = None
     ) -> State:
-        """p(z_t | z_{t-1}, u_t): one step ahead under `action` (*batch, A), with what the posterior will need."""
+        """p(z_t | z_{t-1}, u_t): one step ahead under `action` (*batch, A), with what the posterior will need.
+
+        Steps look at shapes at most (`check_step`), never at values; `observe`, `smooth` and `imagine` look at both.
+        """
 
     @abstractmethod
     def update(
@@ -178,8 +181,9 @@ class WorldModel(nn.Module, ABC):
             The state after each frame, leaves (*batch, T, ...).
         """
         batch_shape, length = check_sequence(
-            self.spaces, frames, actions, dtype=self.dtype, mask=mask, valid=valid, is_first=is_first
-        )
+            self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, mask=mask, valid=valid,
+            is_first=is_first,
+        )  # fmt: skip
         observed = valid if mask is None else mask if valid is None else mask & valid
         states: list[State] = []
         for t in range(length):
@@ -250,16 +254,24 @@ class WorldModel(nn.Module, ABC):
 
 
 def check_sequence(
-    spaces: Spaces, frames: Tensor, actions: Tensor, *, dtype: torch.dtype | None = None, **flags: Tensor | None
+    spaces: Spaces,
+    frames: Tensor,
+    actions: Tensor,
+    *,
+    dtype: torch.dtype | None = None,
+    finite_frames: bool = False,
+    **flags: Tensor | None,
 ) -> tuple[tuple[int, ...], int]:
     """Check the arguments of a sequence verb and return (batch_shape, T).
 
     Args:
         dtype: that frames and actions must have; None for any.
+        finite_frames: also look at the values of the frames that are seen. Training does not: it would read every
+            frame once more in each step.
         flags: `mask`, `valid` and `is_first`.
 
     Raises:
-        ValueError: naming the argument, its shape and the shape that fits, or for actions that are not finite.
+        ValueError: naming the argument, its shape and the shape that fits, or for values that are not finite.
         TypeError: for frames that are not floating point, another `dtype`, or a flag that is not boolean.
     """
     event_rank = len(spaces.frame_shape)
@@ -288,7 +300,34 @@ def check_sequence(
     matters = ~flags["is_first"] if flags.get("is_first") is not None else torch.ones_like(actions[..., 0]).bool()
     matters = matters if flags.get("valid") is None else matters & flags["valid"]
     _require_finite_actions(actions[..., 1:, :], matters[..., 1:])
+    if finite_frames:
+        seen = [flags[key] for key in ("mask", "valid") if flags.get(key) is not None]
+        _require_finite_frames(frames, event_rank, seen)
     return leading[:-1], leading[-1]
+
+
+def check_step(spaces: Spaces, state: State, *, action: Tensor | None = None, frame: Tensor | None = None) -> None:
+    """Check the arguments of one step: `action` (*batch, A) or `frame` (*batch, *frame) for a state (*batch).
+
+    Looks at no values, so that a step costs no more with it; what broadcasts to (*batch) may.
+
+    Raises:
+        ValueError: naming the argument, its shape and the shape that fits.
+        TypeError: for frames that are not floating point.
+    """
+    batch = tuple(state.batch_shape)
+    for name, value, event_shape in (("action", action, (spaces.action_dim,)), ("frame", frame, spaces.frame_shape)):
+        if value is None or value.shape == (*batch, *event_shape):
+            continue
+        rank = len(event_shape)
+        if tuple(value.shape[-rank:]) != event_shape or not _broadcasts(tuple(value.shape[:-rank]), batch):
+            raise ValueError(f"{name} must have shape {(*batch, *event_shape)}, found {tuple(value.shape)}")
+    if frame is not None and not frame.is_floating_point():
+        raise TypeError(f"a frame must be floating point, found {frame.dtype}; Spaces.frames converts a world's frames")
+
+
+def _broadcasts(one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return all(1 in (a, b) or a == b for a, b in zip(reversed(one), reversed(other), strict=False))
 
 
 def check_plan(spaces: Spaces, state: State, actions: Tensor, verb: str) -> None:
@@ -314,6 +353,20 @@ def _require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> N
     bad = ~torch.isfinite(actions).all(-1)
     if bool((bad if matters is None else bad & matters).any()):
         raise ValueError("actions must be finite, found NaN or infinity; mend the data or the policy they come from")
+
+
+def _require_finite_frames(frames: Tensor, event_rank: int, seen: list[Tensor]) -> None:
+    """As `_require_finite_actions`, concrete tensors only; frames that a flag of `seen` leaves out may be anything."""
+    if not is_concrete(frames) or bool(torch.isfinite(frames).all()):
+        return
+    bad = ~torch.isfinite(frames).flatten(-event_rank).all(-1)
+    for flag in seen:
+        bad = bad & flag
+    if bool(bad.any()):
+        raise ValueError(
+            f"frames must be finite where they are seen, found NaN or infinity in {int(bad.sum())} of {bad.numel()}; "
+            f"mend them, or hide each missing frame: mask=torch.isfinite(frames).flatten(-{event_rank}).all(-1)"
+        )
 
 
 def check_batch(spaces: Spaces, batch: Batch) -> None:

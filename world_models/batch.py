@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGEST_ACTION = 1 + 1e-4  # the bound is 1; what a policy or a file rounded off passes
+
 
 @dataclass(frozen=True)
 class Spaces:
@@ -57,21 +59,34 @@ class Spaces:
         if not self.has_images:
             return frames.float()
         if frames.dtype != torch.uint8:
-            raise TypeError(f"image frames must be uint8 in [0, 255], found {frames.dtype}")
+            raise TypeError(
+                f"image frames must be uint8 in [0, 255], found {frames.dtype}; give the world's frames as they are "
+                "(a model itself takes floats: channels first, divided by 255, clipped to [0, 1])"
+            )
         return frames.movedim(-1, -3).float() / 255
 
     def actions(self, actions: np.ndarray | Tensor, device: torch.device | str = "cpu") -> Tensor:
-        """Actions of the world -> (..., action_dim) float32."""
+        """Actions of the world, in [-1, 1] or integers -> (..., action_dim) float32."""
         actions = torch.as_tensor(actions, device=device)
         if self.discrete_actions:
-            if actions.is_floating_point() or bool(((actions < 0) | (actions >= self.action_dim)).any()):
+            if actions.is_floating_point():
                 raise ValueError(f"discrete actions must be integers in [0, {self.action_dim}), found {actions.dtype}")
+            if bool((outside := (actions < 0) | (actions >= self.action_dim)).any()):
+                found = int(actions[outside][0])
+                raise ValueError(f"discrete actions must be integers in [0, {self.action_dim}), found {found}")
             return torch.nn.functional.one_hot(actions.long(), self.action_dim).float()
-        if actions.shape[-1] != self.action_dim:
+        if tuple(actions.shape[-1:]) != (self.action_dim,):
             raise ValueError(f"actions must end in ({self.action_dim},), found shape {tuple(actions.shape)}")
-        if not bool(torch.isfinite(actions).all()):
-            raise ValueError("actions must be finite, found NaN or infinity")
-        return actions.float()
+        actions = actions.float()
+        if not bool((actions.abs() <= LARGEST_ACTION).all()):  # nor is NaN
+            if not bool(torch.isfinite(actions).all()):
+                raise ValueError("actions must be finite, found NaN or infinity")
+            low, high = float(actions.min()), float(actions.max())
+            raise ValueError(
+                f"actions must lie in [-1, 1], found {low:.4g} to {high:.4g}; clip them, or rescale them from the "
+                "bounds of their space (gymnasium.wrappers.RescaleAction does)"
+            )
+        return actions
 
 
 @dataclass(frozen=True)

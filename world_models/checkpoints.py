@@ -241,14 +241,16 @@ def _write_atomically(path: Path, data: bytes) -> None:
 
 @contextmanager
 def explained_full_disk(path: Path) -> Iterator[None]:
-    """Say what a full disk means to whoever trains, where that is why `path` cannot be written."""
+    """Say what a full disk, or a limit on the size of files, means to whoever trains, where `path` meets one."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            found, remedy = "the disk is full", "Free some space"
+        elif error.errno == errno.EFBIG:
+            found = "the file is larger than files may be here"
+            remedy = "Raise the limit (`ulimit -f unlimited`) or write to a file system that takes larger files,"
+        else:
             raise
-        raise OSError(
-            error.errno,
-            "the disk is full; nothing that was saved before is lost. Free some space and go on (with --resume)",
-            str(path),
-        ) from error
+        told = f"{found}; nothing that was saved before is lost. {remedy} and go on (with --resume)"
+        raise OSError(error.errno, told, str(path)) from error

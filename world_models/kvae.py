@@ -43,7 +43,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_batch, check_sequence
+from .base import Loss, WorldModel, check_batch, check_sequence, check_step
 from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
@@ -149,6 +149,11 @@ class KVAE(WorldModel):
         return KVAEState(mean=mean, cov=cov, alpha=alpha, a=a, code=torch.zeros_like(a), memory=memory)
 
     def predict(self, state, action, *, sample=True, generator=None) -> KVAEState:
+        check_step(self.spaces, state, action=action)
+        return self._predict(state, action, sample, generator)
+
+    def _predict(self, state: KVAEState, action: Tensor, sample: bool, generator) -> KVAEState:
+        """`predict` of what was checked as a whole sequence."""
         alpha, memory = self.dynamics.step(state.a, state.memory, sample=sample, generator=generator)
         A, B, C = self.matrices(alpha)
         mean, cov = predict(state.mean, state.cov, A, self.Q, apply(B, action))
@@ -157,6 +162,7 @@ class KVAE(WorldModel):
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> KVAEState:
         if frame is None:
             return self._close(state, sample, generator)
+        check_step(self.spaces, state, frame=frame)
         mean, std = self.posterior_code(self._hide(frame, mask))
         a = mean + std * normal_like(mean, generator) if sample else mean
         updated = self._condition(state, a)
@@ -203,7 +209,7 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
     ) -> KVAEState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
-        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, **flags)
         if state is not None:
             return super().observe(
                 frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
@@ -216,7 +222,7 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
     ) -> KVAEState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
-        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, **flags)
         a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
         trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
         smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
@@ -259,7 +265,7 @@ class KVAE(WorldModel):
                 predicted, A = fresh, torch.zeros_like(fresh.cov)
                 Q = fresh.cov
             else:
-                predicted = self.predict(state, actions[..., t, :], sample=sample, generator=generator)
+                predicted = self._predict(state, actions[..., t, :], sample, generator)
                 A, Q = self.matrices(predicted.alpha)[0], self.Q.expand_as(predicted.cov)
                 if is_first is not None:  # a restart forgets: A = 0 cuts the smoother there, too
                     first = is_first[..., t, None, None]
