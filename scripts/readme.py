@@ -103,6 +103,7 @@ TABLES = {
         "damped pendulum, nats a sequence",
         FAMILY,
         {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"},
+        digits=4,
     ),
     "models-r2-smooth": Table("pendulum-table", "r2/{column}/smooth/{row}", "R², smoothed", FAMILY, TRUTH),
     "models-r2-filter": Table("pendulum-table", "r2/{column}/filter/{row}", "R², filtered", FAMILY, TRUTH),
