@@ -1,5 +1,7 @@
 """EM against numerical optima: never downhill, stationary where the slope vanishes, closed forms where there are."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from linear_gaussian_oracle import joint_posterior, random_model
@@ -171,6 +173,31 @@ def test_any_batch_rank_and_tolerance():
     one, other = (em.fit_em(start, iterations=50, tolerance=1e-2, **given) for given in (data, flat))
     torch.testing.assert_close(one.log_evidence, other.log_evidence)
     assert 2 < len(one.log_evidence) < 51
+
+
+@pytest.mark.parametrize("shape", [(1, 12), (1, 12, 2), (6, 12, 1), (1, 12, 1)])
+def test_a_mask_that_sequences_share_counts_for_each(shape):
+    start, _, data = problem()
+    start = replace(start, R=torch.diag(start.R.diagonal()))
+    mask = torch.rand(shape, generator=torch.Generator().manual_seed(2)) < 0.7
+    full = mask.expand(6, 12, *((2,) if mask.ndim == 3 else ()))
+    shared, each = (em.fit_em(start, **data, mask=m, iterations=4, tolerance=1e-9) for m in (mask, full))
+    assert_same_fit(shared, each)
+
+
+def test_controls_that_sequences_share():
+    start, _, data = problem()
+    controls = data["controls"][0]
+    expected = em.fit_em(start, data["y"], controls=controls.expand(6, 12, 2), iterations=4)
+    for shared in (controls, controls.unsqueeze(0)):
+        assert_same_fit(em.fit_em(start, data["y"], controls=shared, iterations=4), expected)
+    with pytest.raises(ValueError, match="must broadcast"):
+        em.fit_em(start, data["y"], controls=controls.expand(5, 12, 2), iterations=1)
+
+
+def assert_same_fit(found, expected):
+    torch.testing.assert_close(found.log_evidence, expected.log_evidence)
+    torch.testing.assert_close(found.parameters.arguments(), expected.parameters.arguments())
 
 
 def test_deterministic_dynamics():

@@ -53,8 +53,9 @@ def smooth(filtered: Filtered, A: Tensor, Q: Tensor) -> Smoothed:
         mean.new_empty(size, steps, z_dim, z_dim),
         mean.new_empty(size, steps - 1, z_dim, z_dim),
     )
-    arrays, ridge = [output.numpy() for output in outputs], inputs[0].dtype.type(reference.ridge(mean))
-    _in_threads(size, steps, lambda i, j: _kernels().smooth_sequences(i, j, *inputs, ridge, *arrays))
+    arrays = [output.numpy() for output in outputs]
+    limits = [inputs[0].dtype.type(limit(mean)) for limit in (reference.ridge, reference.negligible)]
+    _in_threads(size, steps, lambda i, j: _kernels().smooth_sequences(i, j, *inputs, *limits, *arrays))
     return Smoothed(*(output.view(*batch, *output.shape[1:]) for output in outputs))
 
 

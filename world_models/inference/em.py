@@ -76,7 +76,7 @@ def fit_em(
     """Expectation maximisation from `parameters`; every iteration raises the evidence or leaves it.
 
     Args:
-        y: (*batch, T, y), with `controls` (*batch, T, u) and `mask` (*batch, T) or (*batch, T, y).
+        y: (*batch, T, y), with `controls` (*batch, T, u) and `mask` (*batch, T) or (*batch, T, y); batches broadcast.
         learn: which of A, B, C, Q, R, m0, P0 to change; the others keep their values.
         iterations: at most this many.
         tolerance: stop when the evidence per observed number rises by less, in nats.
@@ -295,13 +295,30 @@ def _checked(learn: Collection[str], parameters: Parameters, controls: Tensor | 
 
 
 def _batched(y: Tensor, controls: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """One batch axis, whatever there was: (*batch, T, …) -> (batch, T, …)."""
-    rank = y.ndim - 2
+    """One batch axis, whatever there was: (*batch, T, …) -> (batch, T, …).
 
-    def flat(tensor: Tensor | None) -> Tensor | None:
-        return None if tensor is None else tensor.reshape(-1, *tensor.shape[rank:])
+    What sequences share is repeated for each: the M-step counts observations, and must count all of them.
+    """
+    if mask is not None and mask.ndim not in (y.ndim, y.ndim - 1):
+        raise ValueError(f"mask must have the rank of y ({y.ndim}) or one less, found shape {tuple(mask.shape)}")
+    if mask is not None and mask.ndim == y.ndim and mask.shape[-1] == 1:
+        mask = mask.expand(*mask.shape[:-1], y.shape[-1])
+    events = {"y": (y, 2), "controls": (controls, 2)}
+    events["mask"] = (mask, 2 if mask is not None and mask.ndim == y.ndim else 1)
+    batches = {name: tensor.shape[:-event] for name, (tensor, event) in events.items() if tensor is not None}
+    try:
+        batch = torch.broadcast_shapes(*batches.values())
+    except RuntimeError:
+        found = ", ".join(f"{name} {tuple(shape)}" for name, shape in batches.items())
+        raise ValueError(f"batch shapes must broadcast, found {found}") from None
 
-    return flat(y), flat(controls), flat(mask)
+    def flat(tensor: Tensor | None, event: int) -> Tensor | None:
+        if tensor is None:
+            return None
+        tail = tensor.shape[-event:]
+        return tensor.expand(*batch, *tail).reshape(-1, *tail)
+
+    return flat(*events["y"]), flat(*events["controls"]), flat(*events["mask"])
 
 
 def _regress(target_inputs: Tensor, inputs_inputs: Tensor) -> Tensor:

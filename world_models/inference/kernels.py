@@ -387,7 +387,39 @@ def adjoint_sequences(
 
 
 @compiled
-def smooth_sequences(first, last, A, Q, mean, cov, mean_p, cov_p, ridge, mean_s, cov_s, lag_one):
+def _keep_independent(factor, AP, P_p, size, scale, ridge, negligible, keep, rest):
+    """`reference.independent`: restrict `factor` (afterwards factorised), AP and P_p to coordinates that span P_p."""
+    n = size.shape[0]
+    for i in range(n):
+        keep[i] = False
+        for j in range(n):
+            rest[i, j] = P_p[i, j] / math.sqrt(size[i] * size[j]) if size[i] * size[j] > 0 else 0.0
+    for _ in range(n):
+        best = -1
+        for i in range(n):
+            if not keep[i] and rest[i, i] > negligible and (best < 0 or rest[i, i] > rest[best, best]):
+                best = i
+        if best < 0:
+            break
+        keep[best] = True
+        for i in range(n):
+            if not keep[i]:
+                for j in range(n):
+                    if not keep[j]:
+                        rest[i, j] -= rest[i, best] * rest[best, j] / rest[best, best]
+    for i in range(n):
+        for j in range(n):
+            factor[i, j] = P_p[i, j] * scale[i] * scale[j] if keep[i] and keep[j] else 0.0
+            if not keep[i]:
+                AP[i, j] = 0
+                P_p[i, j] = 0
+                P_p[j, i] = 0
+        factor[i, i] = factor[i, i] + ridge if keep[i] else 1.0
+    _cholesky(factor, n)
+
+
+@compiled
+def smooth_sequences(first, last, A, Q, mean, cov, mean_p, cov_p, ridge, negligible, mean_s, cov_s, lag_one):
     """Smooth sequences first … last − 1 from filtered and predicted moments (B, T, …), as `reference.smooth`."""
     steps, z_dim = mean.shape[1], mean.shape[2]
     kind = mean.dtype
@@ -399,6 +431,7 @@ def smooth_sequences(first, last, A, Q, mean, cov, mean_p, cov_p, ridge, mean_s,
         np.empty((z_dim, z_dim), kind),
     )
     square, scratch, scale = np.empty((z_dim, z_dim), kind), np.empty((z_dim, z_dim), kind), np.empty(z_dim, kind)
+    spread, size, keep = np.empty(z_dim, kind), np.empty(z_dim, kind), np.empty(z_dim, np.bool_)
     for b in range(first, last):
         for i in range(z_dim):
             mean_s[b, steps - 1, i] = mean[b, steps - 1, i]
@@ -409,6 +442,7 @@ def smooth_sequences(first, last, A, Q, mean, cov, mean_p, cov_p, ridge, mean_s,
             bq, tq = b * (Q.shape[0] > 1), (t + 1) * (Q.shape[1] > 1)
             for i in range(z_dim):
                 scale[i] = 1 / math.sqrt(cov_p[b, t + 1, i, i]) if cov_p[b, t + 1, i, i] > 0 else 1.0
+                spread[i] = math.sqrt(cov[b, t, i, i]) if cov[b, t, i, i] > 0 else 0.0
                 for j in range(z_dim):
                     A_t[i, j] = A[ba, ta, i, j]
                     P[i, j] = cov[b, t, i, j]
@@ -420,6 +454,16 @@ def smooth_sequences(first, last, A, Q, mean, cov, mean_p, cov_p, ridge, mean_s,
                 factor[i, i] += ridge
             _cholesky(factor, z_dim)
             _product(AP, A_t, P, z_dim, z_dim, z_dim)
+            # `factor` holds reciprocals; a NaN among them is not regular either.
+            regular = True
+            for i in range(z_dim):
+                total = abs(A_t[i, 0]) * spread[0]
+                for k in range(1, z_dim):
+                    total += abs(A_t[i, k]) * spread[k]
+                size[i] = max(P_p[i, i], total * total)
+                regular = regular and negligible * size[i] * factor[i, i] * factor[i, i] < P_p[i, i]
+            if not regular:
+                _keep_independent(factor, AP, P_p, size, scale, ridge, negligible, keep, scratch)
             for i in range(z_dim):
                 for j in range(z_dim):
                     X[i, j] = AP[i, j] * scale[i]

@@ -65,6 +65,9 @@ def smooth(filtered: Filtered, A: Tensor, Q: Tensor) -> Smoothed:
 
     Args:
         filtered: what `filter` returned; `A`, `Q`: the same matrices that it was given.
+
+    Directions of the predicted state whose variance is no larger than rounding count as certain. Motion without noise
+    that shrinks the state by orders of magnitude wants float64: what has shrunk to roundings cannot be smoothed back.
     """
     steps, z_dim = filtered.mean.shape[-2:]
     A, Q = with_time("A", A, steps, z_dim, z_dim), with_time("Q", Q, steps, z_dim, z_dim)

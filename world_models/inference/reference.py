@@ -21,7 +21,7 @@ import math
 import torch
 from torch import Tensor
 
-from .problem import Filtered, Problem, Smoothed
+from .problem import Filtered, Problem, Smoothed, is_concrete
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -145,7 +145,16 @@ def factor(cov: Tensor) -> Tensor:
     scale, correlation = _correlation(cov)
     # A zero variance is scaled by one inside and must give a zero row outside.
     alive = (cov.diagonal(dim1=-2, dim2=-1) > 0).to(cov.dtype)
-    return (scale * alive).unsqueeze(-1) * torch.linalg.cholesky_ex(correlation)[0]
+    chol, info = torch.linalg.cholesky_ex(correlation)
+    failed = info > 0
+    if not is_concrete(failed) or bool(failed.any()):
+        # Rounding has made it indefinite by more than the ridge: the kept coordinates carry all of its range.
+        keep = independent(correlation.detach()) | ~failed.unsqueeze(-1)
+        chol = torch.linalg.cholesky_ex(_restricted(correlation, keep))[0]
+        columns = torch.where(keep.unsqueeze(-1), correlation, 0.0)
+        spanned = torch.linalg.solve_triangular(chol, columns, upper=False).mT
+        chol = torch.where(failed[..., None, None], spanned, chol)
+    return (scale * alive).unsqueeze(-1) * chol
 
 
 def backward_gains(filtered: Filtered, A: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,24 +162,61 @@ def backward_gains(filtered: Filtered, A: Tensor) -> tuple[Tensor, Tensor]:
     steps, z_dim = filtered.mean.shape[-2:]
     A = A[..., 1:, :, :] if A.shape[-3] == steps and steps > 1 else A
     cov = filtered.cov[..., :-1, :, :]
-    J = semidefinite_solve(filtered.predicted_cov[..., 1:, :, :], A @ cov).mT
+    # A P A' is rounded relative to its summands, so what remains of a sum that cancels is noise.
+    summands = apply(A.detach().abs(), cov.detach().diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()).square()
+    J = semidefinite_solve(filtered.predicted_cov[..., 1:, :, :], A @ cov, summands).mT
     return J, torch.eye(z_dim, dtype=J.dtype, device=J.device) - J @ A
 
 
-def semidefinite_solve(cov: Tensor, right: Tensor) -> Tensor:
+def semidefinite_solve(cov: Tensor, right: Tensor, summands: Tensor | None = None) -> Tensor:
     """X with cov X = right for positive semidefinite cov whose range contains the columns of `right`.
 
     P⁻ is singular when Q is, and any generalised inverse will do, because what it multiplies lies in the range. The
-    correlation matrix gets a ridge of a few roundings, and one step of refinement takes the ridge's bias back out, so
-    that the result is smooth in its inputs, unlike a pseudo-inverse with a cut-off.
+    correlation matrix gets a ridge of a few roundings, and one step of refinement takes the ridge's bias back out.
+    Where a pivot is no larger than rounding, the system is solved on coordinates that are independent, with zeros
+    elsewhere: exact, and so is its derivative while the rank stays; the ridge alone would pass rounding on as a gain.
+
+    Args:
+        summands: (..., z) the size of what was added up to give the variances, where that is larger than they are.
     """
     scale, correlation = _correlation(cov)
     chol = torch.linalg.cholesky_ex(correlation)[0]
+    variance = cov.detach().diagonal(dim1=-2, dim2=-1)
+    size = variance if summands is None else torch.maximum(variance, summands)
+    pivots = chol.detach().diagonal(dim1=-2, dim2=-1).square()
+    regular = (pivots * variance > negligible(cov) * size).all(-1) & torch.isfinite(pivots).all(-1)
+    if not is_concrete(regular) or not bool(regular.all()):
+        size = torch.where(size > 0, size, 1.0).sqrt()
+        keep = independent(cov.detach() / (size.unsqueeze(-1) * size.unsqueeze(-2))) | regular.unsqueeze(-1)
+        chol = torch.linalg.cholesky_ex(_restricted(correlation, keep))[0]
+        cov, right = _restricted(cov, keep), torch.where(keep.unsqueeze(-1), right, 0.0)
     scaled = right / scale.unsqueeze(-1)
     solution = torch.cholesky_solve(scaled, chol)
     residual = right - cov @ (solution / scale.unsqueeze(-1))
     solution = solution + torch.cholesky_solve(residual / scale.unsqueeze(-1), chol)
     return solution / scale.unsqueeze(-1)
+
+
+def independent(scaled: Tensor) -> Tensor:
+    """(..., z) bool: coordinates that span the range of a positive semidefinite matrix, its entries scaled to roundings
+    of one unit: elimination takes the largest pivot first and stops at the size of rounding."""
+    rest, positions = scaled, torch.arange(scaled.shape[-1], device=scaled.device)
+    keep = torch.zeros_like(scaled[..., 0], dtype=torch.bool)
+    for _ in range(scaled.shape[-1]):
+        diagonal = torch.where(keep, 0.0, rest.diagonal(dim1=-2, dim2=-1))
+        largest, index = diagonal.max(-1, keepdim=True)
+        taken = (positions == index) & (largest > negligible(scaled))
+        column = torch.where(taken.unsqueeze(-2), rest, 0.0).sum(-1)
+        pivot = torch.where(largest > negligible(scaled), largest, 1.0)
+        rest = rest - column.unsqueeze(-1) * (column / pivot).unsqueeze(-2)
+        keep = keep | taken
+    return keep
+
+
+def _restricted(matrix: Tensor, keep: Tensor) -> Tensor:
+    """The matrix with the rows and columns outside `keep` replaced by those of the identity."""
+    eye = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
+    return torch.where(keep.unsqueeze(-1) & keep.unsqueeze(-2), matrix, eye)
 
 
 def _correlation(cov: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +230,14 @@ def _correlation(cov: Tensor) -> tuple[Tensor, Tensor]:
 def ridge(like: Tensor) -> float:
     """What is added to the diagonal of a correlation matrix of the size and type of `like` (..., z)."""
     return 2 * like.shape[-1] * torch.finfo(like.dtype).eps
+
+
+def negligible(like: Tensor) -> float:
+    """A pivot that is no larger than this, on the scale of a correlation matrix, is taken for rounding.
+
+    Some roundings pile up before they get here, and a pivot near their size is worse to divide by than to drop.
+    """
+    return 16 * ridge(like)
 
 
 def _unbind(matrix: Tensor, steps: int) -> tuple[Tensor, ...]:
