@@ -86,10 +86,13 @@ def test_low_rank_noise_and_prior(seed):
     assert_exact(low_rank(seed, DOUBLE), 1e-6)
 
 
-@pytest.mark.parametrize("seed", range(50))
+SHRUNK = pytest.mark.xfail(
+    reason="16 steps without noise shrink one coordinate to the filter's own roundings; float64 is right"
+)
+
+
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=SHRUNK) if n == 46 else n for n in range(50)])
 def test_low_rank_noise_and_prior_in_single_precision(seed):
-    if seed == 46:
-        pytest.xfail("16 steps without noise shrink one coordinate to the filter's own roundings; float64 is right")
     assert_exact(low_rank(seed, SINGLE), 2e-2)
 
 

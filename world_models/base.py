@@ -299,7 +299,7 @@ def check_sequence(
             raise TypeError(f"{name} must be {dtype} as the model is, found {value.dtype}; convert one by .to(dtype)")
     matters = ~flags["is_first"] if flags.get("is_first") is not None else torch.ones_like(actions[..., 0]).bool()
     matters = matters if flags.get("valid") is None else matters & flags["valid"]
-    _require_finite_actions(actions[..., 1:, :], matters[..., 1:])
+    require_finite_actions(actions[..., 1:, :], matters[..., 1:])
     if finite_frames:
         seen = [flags[key] for key in ("mask", "valid") if flags.get(key) is not None]
         _require_finite_frames(frames, event_rank, seen)
@@ -343,10 +343,10 @@ def check_plan(spaces: Spaces, state: State, actions: Tensor, verb: str) -> None
         )
     if actions.shape[-2] == 0:
         raise ValueError(f"{verb} needs at least one action, found H = 0")
-    _require_finite_actions(actions)
+    require_finite_actions(actions)
 
 
-def _require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> None:
+def require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> None:
     """Looks at concrete tensors only: on an accelerator it would stall the queue of kernels."""
     if not is_concrete(actions) or bool(torch.isfinite(actions).all()):
         return
@@ -356,7 +356,7 @@ def _require_finite_actions(actions: Tensor, matters: Tensor | None = None) -> N
 
 
 def _require_finite_frames(frames: Tensor, event_rank: int, seen: list[Tensor]) -> None:
-    """As `_require_finite_actions`, concrete tensors only; frames that a flag of `seen` leaves out may be anything."""
+    """As `require_finite_actions`, concrete tensors only; frames that a flag of `seen` leaves out may be anything."""
     if not is_concrete(frames) or bool(torch.isfinite(frames).all()):
         return
     bad = ~torch.isfinite(frames).flatten(-event_rank).all(-1)

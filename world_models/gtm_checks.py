@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .base import check_plan
+from .base import check_plan, require_finite_actions
 from .batch import Spaces
 from .inference.problem import is_concrete
 from .state import State
@@ -24,24 +24,23 @@ def check_action(spaces: Spaces, state: State, action: Tensor, dtype: torch.dtyp
         raise ValueError(
             f"predict needs an action of shape {(*state.batch_shape, spaces.action_dim)}, found {tuple(action.shape)}"
         )
-    _check_values(spaces, action, dtype)
+    _check_kind(spaces, action, dtype)
+    require_finite_actions(action)
 
 
 def check_actions(spaces: Spaces, state: State, actions: Tensor, dtype: torch.dtype, verb: str) -> None:
     """`check_action` for plans (*batch, H, A)."""
     if isinstance(actions, Tensor):
         check_plan(spaces, state, actions, verb)
-    _check_values(spaces, actions, dtype)
+    _check_kind(spaces, actions, dtype)
 
 
-def _check_values(spaces: Spaces, actions: Tensor, dtype: torch.dtype) -> None:
-    """Looks at concrete tensors only, as `check_plan` does."""
+def _check_kind(spaces: Spaces, actions: Tensor, dtype: torch.dtype) -> None:
+    """Looks at the values of concrete tensors only, as `check_plan` does."""
     found = actions.dtype if isinstance(actions, Tensor) else type(actions).__name__
     if found != dtype:
         raise TypeError(f"actions must be {dtype} as the model is, found {found}; Spaces.actions converts a world's")
-    if not is_concrete(actions):
-        return
-    if spaces.discrete_actions:
+    if spaces.discrete_actions and is_concrete(actions):
         near = actions.detach().round()
         good = ((near == 0) | (near == 1)) & ((actions.detach() - near).abs() <= ONE_HOT)
         if not bool((good.all(-1) & (near.sum(-1) == 1)).all()):
@@ -49,8 +48,6 @@ def _check_values(spaces: Spaces, actions: Tensor, dtype: torch.dtype) -> None:
                 f"discrete actions must be one-hot vectors of {spaces.action_dim} numbers, found others; "
                 "Spaces.actions makes them of a world's integers"
             )
-    elif not bool(torch.isfinite(actions).all()):
-        raise ValueError("actions must be finite, found NaN or infinity; mend the data or the policy they come from")
 
 
 def without_ignored(spaces: Spaces, actions: Tensor, is_first: Tensor | None, valid: Tensor | None) -> Tensor:

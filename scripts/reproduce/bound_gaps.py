@@ -6,7 +6,7 @@ its bounds on sequences never seen are taken from the exact evidence of the proc
     gap/BOUND/MODEL        nats per sequence, with BOUND one of elbo, iwae-K and fivo-K; what a model has not learned of
                            the process and what its bound leaves open, together. The first part is the same for every
                            bound of a model, and in the mean neither is below zero
-    tightened/BOUND/MODEL  how much of the ELBO's gap a bound with particles closes
+    tightened/BOUND/MODEL  how much of the ELBO's gap (`exact` has none: of IWAE's with the fewest particles) it closes
     error/BOUND/MODEL      standard error of the gap over sequences
 
 `exact` is the process with its own matrices and the best proposal that does not know the future: all of its gap is the
@@ -40,6 +40,7 @@ from .. import ui
 from ..dispatch import unknown
 from ..results import result_path, write_result
 from .aesmc_measures import linear_gaussian
+from .experiment import mean
 from .pieces import measure_once, whole_command, with_settings, without_places
 from .training_runs import use_device
 
@@ -103,8 +104,6 @@ class Vectors:
     def __init__(self, batch: Any) -> None:
         names = ("frames", "actions", "rewards", "terminated", "is_first", "mask", "valid")
         self.arrays = {name: getattr(batch, name).numpy() for name in names}
-        self.arrays["frames"] = self.arrays["frames"].astype(np.float32)
-        self.arrays["actions"] = self.arrays["actions"].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.arrays["frames"])
@@ -159,8 +158,7 @@ def gaps(args: Args, name: str, seed: int) -> Callable[[Callable[..., None]], di
             model = exact
         else:
             model = trained(args, name, seed, advance)
-            test = replace(test, frames=test.frames.float(), actions=test.actions.float())
-            test = test.to(args.device)
+            test = test.to(args.device, next(model.parameters()).dtype)
         found: dict[str, float] = {}
         wanted = ["elbo"] if name != EXACT else []  # a process that is not learned has no loss to take it from
         wanted += [f"{kind}-{count}" for kind in ("iwae", "fivo") for count in args.particles]
@@ -194,7 +192,7 @@ def trained(args: Args, name: str, seed: int, advance: Callable[..., None]) -> A
     from reverie.world_models.checkpoints import build
     from reverie.world_models.training import fit
 
-    _, batch = linear_gaussian(TRAIN_SEED + seed, args.train_sequences)
+    batch = linear_gaussian(TRAIN_SEED + seed, args.train_sequences)[1].to(torch.float32)
     torch.manual_seed(seed)
     model = build(name, asdict(ROWS[name]), Spaces(tuple(batch.frames.shape[2:]), batch.actions.shape[-1]))
     fit(
@@ -220,11 +218,6 @@ def collected(args: Args) -> tuple[dict[str, list[float]], float]:
 def report(args: Args, metrics: dict[str, list[float]]) -> None:
     """Print the gaps."""
     texts = ["elbo", *(f"{kind}-{count}" for kind in ("iwae", "fivo") for count in args.particles)]
-
-    def cell(name: str, text: str) -> float | None:
-        values = metrics.get(f"gap/{text}/{name}")
-        return None if values is None else sum(values) / len(values)
-
     names = [name for name in (EXACT, *ROWS) if any(key.endswith(f"/{name}") for key in metrics)]
-    rows = [(name, *(cell(name, text) for text in texts)) for name in names]
+    rows = [(name, *(mean(metrics, f"gap/{text}/{name}") for text in texts)) for name in names]
     ui.table(("model", *texts), rows, title="evidence less bound, nats per sequence")
