@@ -1,7 +1,8 @@
-"""Evaluate a trained world model: prediction against the horizon, calibration, imputation and bounds.
+"""Evaluate a trained world model: prediction against the horizon, calibration, tracking, imputation and bounds.
 
 Prints a table and writes a figure and a video: truth, what the model sees while it watches, and what it dreams after
-the first frames. The true state is read off the model's beliefs by a linear probe that is fitted on training episodes.
+the first frames; of a model with objects another video, with a box around each. The true state is read off the model's
+beliefs by a linear probe that is fitted on training episodes.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Args:
     sequences: int = 200
     """Test windows, at most."""
     samples: int = 199
-    """Futures drawn per window for the calibration; 0 leaves it out."""
+    """Futures drawn per window for the calibration; 0 leaves it out. (Of objects, 16 at most.)"""
     particles: int = 100
     """Of the IWAE and FIVO bounds; 0 leaves them out."""
     length: int | None = None
@@ -66,7 +67,7 @@ class Args:
 
 def main(args: Args) -> None:
     """Run `reverie evaluate`."""
-    from reverie.world_models.capabilities import HasFeatures
+    from reverie.world_models.capabilities import HasFeatures, TracksObjects
     from reverie.world_models.checkpoints import load, resolve
 
     from . import evaluation_pictures as pictures
@@ -90,6 +91,7 @@ def main(args: Args) -> None:
     evaluation.open_loop(probe, names)
     if probe is not None and args.samples:
         evaluation.calibrate(probe, names, args.samples)
+    evaluation.follow(args.samples)
     evaluation.impute(length)
     evaluation.bounds(length, args.particles, ("iwae", "fivo"))
 
@@ -100,6 +102,8 @@ def main(args: Args) -> None:
     if args.video != "none" and model.spaces.has_images:
         shown = pictures.clips(model, evaluation.windows, args.context, num=4)
         pictures.write_video(pictures.video(*shown, args.context), out / f"dream.{args.video}")
+        if isinstance(model, TracksObjects):
+            pictures.write_video(pictures.tracked(model, evaluation.windows, num=4), out / f"tracks.{args.video}")
     ui.say(f"figure and video in {out}")
     if args.json is not None:
         command = shlex.join(["reverie", *sys.argv[1:]])

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .measuring import Measured
+from .measuring import Chosen, Measured
+from .outlines import outlined
 from .report import DREAMING, GAP, INK, WATCHING, enlarge, mp4
 from .results import write_atomically
 
@@ -79,6 +80,17 @@ def clips(model: Any, windows: Any, context: int, num: int) -> tuple[np.ndarray,
     shown = (watched, torch.cat([watched[:, :context], imagined], 1))
     images = [(255 * x.clamp(0, 1)).round().byte().movedim(-3, -1).cpu().numpy() for x in shown]
     return np.asarray(arrays["frames"]), *images
+
+
+def tracked(model: Any, windows: Any, num: int, *, size: int = 192) -> np.ndarray:
+    """The first windows one beside another, with the boxes of what the filter follows: (T, H', W', 3) uint8."""
+    from reverie.world_models.evaluation.following import follow
+
+    first = Chosen(windows, np.arange(min(num, len(windows))))
+    frames = first[np.arange(len(first))]["frames"]
+    factor = max(1, size // max(frames.shape[2:4]))
+    films = [outlined(film, tracks, factor) for film, tracks in zip(frames, follow(model, first), strict=True)]
+    return np.concatenate([np.pad(film, ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0))) for film in films], axis=2)
 
 
 def video(truth: np.ndarray, watched: np.ndarray, imagined: np.ndarray, context: int, *, size: int = 128) -> np.ndarray:

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 STEPS = (1, 2, 5, 10, 15, 20, 30, 40, 50, 75, 100)  # of the horizon, that go into the table and the JSON
 CHUNK_PIXELS = 2_000_000  # windows at a time: as many as have so many pixels
 PARTICLES_AT_ONCE = 1000  # of all windows of a chunk together
+MOST_FUTURES = 16  # of a window, in which objects are looked for
+AHEAD = {  # key -> what `position_errors` calls it
+    "position": "error", "position_still": "error_still", "position_coasting": "error_coasting", "alive": "alive",
+    "alive_true": "alive_true",
+}  # fmt: skip
 
 
 @dataclass
@@ -164,6 +169,38 @@ class Evaluation:
         for name, values in curves.items():
             self._at_steps(name, values)
 
+    def follow(self, samples: int) -> None:
+        """Objects: tracking online, and where and whether they are predicted; nothing where the world knows of none."""
+        from reverie.world_models.capabilities import TracksObjects
+        from reverie.world_models.evaluation.following import filtered_mse, follow, position_errors
+        from reverie.world_models.evaluation.tracking import tracking_metrics
+        from reverie.world_models.training import seeded
+
+        from .true_objects import TrueObjects, knows_objects, true_tracks
+
+        if not isinstance(self.model, TracksObjects):
+            return
+        if not knows_objects(self.test):
+            ui.say("no tracking: the environment does not report boxes and visibility of its objects")
+            return
+        context, size = self.measured.context, self.model.spaces.frame_shape[1:]
+        reach = size[0] / 8
+        truth = Some(TrueObjects(self.test, context + self.horizon, tail="drop"), len(self.windows))
+        with ui.progress("tracking") as advance:
+            found = follow(self.model, truth, chunk=self.chunk, on_progress=_show(advance))
+        pairs = zip(true_tracks(truth), found, strict=True)
+        self.measured.metrics |= tracking_metrics(pairs, size, reach=reach)
+        self.measured.metrics["mse/filter"] = filtered_mse(self.model, truth, chunk=self.chunk)
+        with ui.progress("objects ahead") as advance:
+            ahead = position_errors(
+                self.model, truth, size, context=context, horizon=self.horizon, reach=reach,
+                samples=min(samples, MOST_FUTURES), chunk=self.chunk, on_progress=_show(advance),
+                generator=seeded(self.seed, 3, 0, next(self.model.parameters()).device),
+            )  # fmt: skip
+        self.measured.curves |= {name: ahead[key] for name, key in AHEAD.items()}
+        for name in AHEAD:
+            self._at_steps(name, self.measured.curves[name])
+
     def calibrate(self, probe: Any, names: tuple[str, ...], samples: int) -> None:
         """Coverage, CRPS and PIT against the horizon."""
         from reverie.world_models import evaluation as ev
@@ -189,7 +226,7 @@ class Evaluation:
         from reverie.world_models import evaluation as ev
 
         length = min(length, int(self.test.lengths.max()) + 1)
-        context = min(4, length - 1)
+        context = min(4, length // 2)
         windows = Some(self.test.windows(length, tail="drop"), len(self.windows))
         rng = np.random.default_rng((self.seed, 1))
         run = max(1, (length - context) // 2)
@@ -235,18 +272,24 @@ class Evaluation:
         self.measured.metrics |= {f"{name}/open-loop/{h}": float(values[h - 1]) for h in steps}
 
 
-class Some:
-    """At most `limit` windows, evenly spread over all."""
+class Chosen:
+    """Some windows of others, by their rows."""
 
-    def __init__(self, windows: Any, limit: int) -> None:
-        self.windows = windows
-        self.rows = np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int)
+    def __init__(self, windows: Any, rows: np.ndarray) -> None:
+        self.windows, self.rows = windows, rows
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         return self.windows[self.rows[indices]]
+
+
+class Some(Chosen):
+    """At most `limit` windows, evenly spread over all."""
+
+    def __init__(self, windows: Any, limit: int) -> None:
+        super().__init__(windows, np.linspace(0, len(windows) - 1, min(limit, len(windows))).astype(int))
 
 
 def _binary(windows: Any) -> bool:

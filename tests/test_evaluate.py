@@ -9,6 +9,11 @@ import pytest
 from reverie.envs.rollouts import collect
 from reverie.scripts import evaluate, evaluation_pictures, train
 from reverie.scripts.cli import main
+from reverie.scripts.measuring import Some
+from reverie.scripts.true_objects import TrueObjects, true_tracks
+from reverie.world_models.checkpoints import load
+from reverie.world_models.evaluation.following import follow
+from reverie.world_models.evaluation.tracking import tracking_metrics
 from reverie.world_models.training import TrainingConfig
 
 TINY = ("network=mlp", "hidden=[8]", "likelihood=gaussian", "dynamics_units=5", "z_dim=3")
@@ -130,3 +135,30 @@ def test_videos_are_readable_and_made_of_squares(tmp_path, ending):
     read = np.stack(list(iio.imiter(tmp_path / f"dream.{ending}")))
     assert read.shape[:3] == frames.shape[:3]
     assert np.abs(read[..., :3].astype(float) - frames).mean() < {"mp4": 30, "gif": 30, "webp": 1}[ending]
+
+
+def test_a_model_with_objects_is_measured_by_how_it_follows_them(tmp_path):
+    """Few updates find nobody; what is measured is checked beside the functions that `reproduce` calls."""
+    world = {"env_kwargs": {"controlled": False}, "max_steps": 11, "progress": False}
+    collect("reverie/BouncingBalls-v0", tmp_path / "data", episodes=8, seed=0, **world)
+    test = collect("reverie/BouncingBalls-v0", tmp_path / "test", episodes=6, seed=1, **world)
+    tiny = ("what_dim=3", "units=6", "glimpse_size=4", "glimpse_hidden=[6]", "channels=[2]", "num_particles=2")
+    train.main(
+        train.Args(
+            model="apdr", data=tmp_path / "data", out=tmp_path / "run", length=4, set=tiny,
+            training=TrainingConfig(epochs=1, batch_size=4),
+        )
+    )  # fmt: skip
+    args = evaluate.Args(
+        run=str(tmp_path / "run"), data=tmp_path / "test", out=tmp_path / "out", json=tmp_path / "result.json",
+        context=6, horizon=6, samples=39, particles=0, sequences=4,
+    )  # fmt: skip
+    evaluate.main(args)
+    metrics = json.loads(args.json.read_text())["metrics"]
+    truth = Some(TrueObjects(test, 12), 4)
+    model = load(tmp_path / "run")
+    expected = tracking_metrics(zip(true_tracks(truth), follow(model, truth), strict=True), (32, 32), reach=4.0)
+    found = {name: metrics[name]["mean"] for name in expected}
+    np.testing.assert_equal(found, expected)
+    assert {"position/open-loop/5", "position_coasting/open-loop/1", "alive_true/open-loop/5"} <= set(metrics)
+    assert (args.out / "tracks.mp4").stat().st_size > 1000

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 from reverie.envs.rollouts import collect
+from reverie.scripts.outlines import colour_of, outlined
 from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
-from reverie.scripts.reproduce import apdr_measures as measures
+from reverie.scripts.reproduce.apdr_measures import hidden_frames
 from reverie.scripts.reproduce.component_tracker import components, relinked, track_components
+from reverie.scripts.true_objects import TrueObjects, lives, true_tracks
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
 from reverie.world_models.checkpoints import load
@@ -50,9 +52,9 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
 def test_the_shipped_model_follows_balls(tmp_path):
     data = collect(balls.Balls.env_id, tmp_path, episodes=12, seed=77, env_kwargs={**balls.Balls.world, "size": 32},
                    max_steps=39, num_envs=12, progress=False)  # fmt: skip
-    truth = measures.TrueObjects(data.windows(40), 32)
+    truth = TrueObjects(data, 40)
     found = follow(load("apdr-balls"), truth)
-    metrics = tracking_metrics(zip(truth.tracks(), found, strict=True), (32, 32), reach=4.0)
+    metrics = tracking_metrics(zip(true_tracks(truth), found, strict=True), (32, 32), reach=4.0)
     assert metrics["count_accuracy"] > 0.93 and metrics["idf1"] > 0.85
     assert metrics["id_switches"] < 12
 
@@ -74,21 +76,21 @@ def test_a_ball_that_returns_is_another_and_a_hidden_one_the_same():
     away = box + np.array([40.0, 0, 40, 0])
     boxes = np.stack([np.stack([b, box]) for b in (box, away, box, box, away, away, box)])[None]
     ids = np.tile([[0, 1]], (7, 1))[None]
-    found = measures.lives(ids, boxes, 32)
+    found = lives(ids, boxes, (32, 32))
     np.testing.assert_array_equal(found[0, :, 0], [0, -1, 2, 2, -1, -1, 3])
     np.testing.assert_array_equal(found[0, :, 1], 1)
-    assert (measures.lives(np.full_like(ids, -1), boxes, 32) == -1).all()
+    assert (lives(np.full_like(ids, -1), boxes, (32, 32)) == -1).all()
 
 
 def test_lives_have_numbers_of_their_own_whatever_the_worlds_are():
     """Numbers that already run on within a slot, that begin high, that change without a gap, and slots that swap."""
     ids = np.array([[0, -1, 9], [-1, 4, 9], [2, 4, 5], [4, 2, 5], [-1, 2, 9]])
     boxes = np.tile([4.0, 4, 8, 8], (1, 5, 3, 1))
-    found = measures.lives(ids[None], boxes, 32)[0]
+    found = lives(ids[None], boxes, (32, 32))[0]
     np.testing.assert_array_equal(found, [[0, -1, 1], [-1, 2, 1], [3, 2, 4], [2, 3, 4], [-1, 3, 5]])
     rng = np.random.default_rng(0)
     ids = rng.permuted(np.tile([-1, -1, 0, 3, 7], (40, 12, 1)), axis=-1)
-    found = measures.lives(ids, np.tile([4.0, 4, 8, 8], (40, 12, 5, 1)), 32)
+    found = lives(ids, np.tile([4.0, 4, 8, 8], (40, 12, 5, 1)), (32, 32))
     for numbers, theirs in zip(found, ids, strict=True):
         for number in range(numbers.max() + 1):
             frames, slots = np.nonzero(numbers == number)
@@ -107,9 +109,9 @@ def test_films_are_of_those_who_are_hidden_and_come_back():
     ids = np.array([[0, 1]] * 6)
     shows[:, 0] = [1, 0.2, 0.1, 0.5, 1, 0.1]  # two frames between, and one that it does not come back from
     shows[:, 1] = [0.2, 0.2, 0.5, 0.8, 0.8, 0.8]  # never clear
-    assert measures.hidden_frames(Tracks(ids, boxes, shows)) == 2
-    assert measures.hidden_frames(Tracks(ids[:, ::-1], boxes, shows[:, ::-1])) == 2
-    assert measures.hidden_frames(Tracks(np.full((6, 2), -1), boxes, shows)) == 0
+    assert hidden_frames(Tracks(ids, boxes, shows)) == 2
+    assert hidden_frames(Tracks(ids[:, ::-1], boxes, shows[:, ::-1])) == 2
+    assert hidden_frames(Tracks(np.full((6, 2), -1), boxes, shows)) == 0
 
 
 def test_components_are_what_is_connected():
@@ -299,8 +301,8 @@ def test_following_needs_objects():
 
 def test_boxes_are_drawn_in_the_colour_of_their_number():
     tracks = Tracks(np.array([[3, -1]]), np.array([[[1.0, 2, 4, 6], [0, 0, 8, 8]]]), np.ones((1, 2)))
-    drawn = measures.outlined(np.zeros((1, 8, 8, 3), np.uint8), tracks, 2)[0]
-    colour = measures.colour_of(3)
+    drawn = outlined(np.zeros((1, 8, 8, 3), np.uint8), tracks, 2)[0]
+    colour = colour_of(3)
     for row, column in ((4, 2), (12, 8), (4, 8), (8, 2)):
         np.testing.assert_array_equal(drawn[row, column], colour)
     assert (drawn.any(-1)).sum() == 2 * 7 + 2 * 9 - 4 and not drawn[8, 5].any()
@@ -308,7 +310,7 @@ def test_boxes_are_drawn_in_the_colour_of_their_number():
 
 def test_every_number_has_a_colour_of_its_own():
     """Neighbours, and those that seven or a Fibonacci number of others lie between; the first ones are bright."""
-    colours = np.stack([measures.colour_of(number) for number in range(32)]).astype(float)
+    colours = np.stack([colour_of(number) for number in range(32)]).astype(float)
     apart = np.linalg.norm(colours[:, None] - colours, axis=-1) + 999 * np.eye(32)
     assert apart.min() > 30
     assert (colours[:8].max(-1) == 255).all()

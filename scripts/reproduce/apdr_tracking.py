@@ -30,6 +30,9 @@ from reverie.world_models import AIRConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
+from ..measuring import Chosen
+from ..outlines import outlined
+from ..true_objects import TrueObjects, true_tracks
 from . import apdr_measures as measures
 from .experiment import Experiment, Options, Source, by_key, mean
 from .training_runs import training_seconds
@@ -109,9 +112,9 @@ class Tracking(Experiment):
         """Of the run with this seed."""
         return self.args.out / "main" / f"seed-{seed}"
 
-    def truth(self) -> measures.TrueObjects:
+    def truth(self) -> TrueObjects:
         """The sequences that are measured."""
-        return measures.TrueObjects(self.windows(self.split), self.size)
+        return TrueObjects(self.windows(self.split).dataset, self.lengths[self.split])
 
     def data(self) -> None:
         """Collect what training reads; test sequences are collected where they are measured."""
@@ -148,11 +151,11 @@ class Tracking(Experiment):
         metrics = measures.prefixed(by_key(per_seed), "air")
         self.store("air", metrics, max(seconds, time.monotonic() - started))
 
-    def tracking(self, truth: measures.TrueObjects, found: Iterable[Tracks]) -> dict[str, float]:
+    def tracking(self, truth: TrueObjects, found: Iterable[Tracks]) -> dict[str, float]:
         """Tracking metrics of what was found in each sequence."""
         from reverie.world_models.evaluation.tracking import tracking_metrics
 
-        pairs = zip(truth.tracks(), found, strict=True)
+        pairs = zip(true_tracks(truth), found, strict=True)
         return tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
 
     def evaluate(self) -> None:
@@ -195,14 +198,14 @@ class Tracking(Experiment):
         from ..filming import write
 
         truth = self.truth()
-        true = truth.tracks()
+        true = true_tracks(truth)
         shown = np.argsort([-measures.hidden_frames(tracks) for tracks in true], kind="stable")[:4]
-        part = _Chosen(truth, shown)
+        part = Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
         guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
         films = []
         for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
-            pair = [measures.outlined(frames[k], tracks, 6, 0.1) for tracks in (true[row], guess)]
+            pair = [outlined(frames[k], tracks, 6, 0.1) for tracks in (true[row], guess)]
             framed = [np.pad(half, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=90) for half in pair]
             films.append(np.concatenate(framed, axis=1))
             measures.contact_sheet(pair, self.args.out / "pictures" / f"sequence-{k}.png", every=3)
@@ -218,16 +221,3 @@ class Tracking(Experiment):
             metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
             ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in sorted(metrics)])
             self.write(self.references, {"world": dict(self.world), "lengths": dict(self.lengths)})
-
-
-class _Chosen:
-    """Some windows of others."""
-
-    def __init__(self, data: Any, rows: np.ndarray) -> None:
-        self.data, self.rows = data, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        return self.data[self.rows[indices]]
