@@ -90,7 +90,9 @@ def tracked(model: Any, windows: Any, num: int, *, size: int = 192) -> np.ndarra
     frames = first[np.arange(len(first))]["frames"]
     factor = max(1, size // max(frames.shape[2:4]))
     films = [outlined(film, tracks, factor) for film, tracks in zip(frames, follow(model, first), strict=True)]
-    return np.concatenate([np.pad(film, ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0))) for film in films], axis=2)
+    return np.concatenate(
+        [np.pad(film, ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=90) for film in films], axis=2
+    )
 
 
 def video(truth: np.ndarray, watched: np.ndarray, imagined: np.ndarray, context: int, *, size: int = 128) -> np.ndarray:

@@ -56,6 +56,20 @@ def test_the_experiment_trains_measures_and_keeps(tmp_path):
         experiment.main(replace(args, training=replace(args.training, learning_rate=1.0)))
 
 
+def test_a_budget_lowers_the_epochs_and_is_told(tmp_path):
+    """30 trial updates of two give far less than these 10,000 epochs in half a second each."""
+    args = replace(
+        SMALL, out=tmp_path / "out", json=tmp_path / "r.json", budget=1 / 60,
+        training=replace(SMALL.training, epochs=10_000),
+    )  # fmt: skip
+    experiment.main(args)
+    epochs = json.loads((args.out / "budget-0.0166667.json").read_text())["epochs"]
+    assert 1 <= epochs < 1000
+    assert json.loads(args.json.read_text())["config"]["training"]["epochs"] == epochs
+    kept = json.loads((args.out / "vimco" / "seed-1" / "training.json").read_text())
+    assert kept["training"]["epochs"] == epochs
+
+
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match="--methods needs at least one value"):
         experiment.Args(methods=())

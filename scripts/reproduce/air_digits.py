@@ -30,9 +30,10 @@ from reverie.world_models import AIRConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from ..results import result_path, write_result
+from ..results import result_path, write_atomically, write_result
+from .experiment import Options
 from .pieces import measure_once, whole_command, without_places
-from .training_runs import newest_checkpoint, train_run, training_seconds, use_device
+from .training_runs import epochs_within, newest_checkpoint, train_run, training_seconds, use_device
 
 METHODS: dict[str, dict[str, Any]] = {
     "vimco": {"gradient": "vimco"},
@@ -48,21 +49,15 @@ REFERENCES = {"Pyro's AIR": {"count_accuracy/nvil": 0.987}}
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(Options):
     """Options of `reverie reproduce air-digits`."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """One random start each."""
     methods: tuple[Literal["vimco", "nvil", "concrete", "remainder"], ...] = tuple(METHODS)
     """What to train."""
-    device: str = "cpu"
-    """cpu, cuda or cuda:N."""
     out: Path = Path("runs/air-digits")
     """Folder of runs and measurements."""
-    json: Path | None = None
-    """Write the result there instead of results/air-digits.json."""
-    resume: bool = True
-    """Go on with runs that are there; --no-resume refuses them."""
     validate: bool = False
     """Measure on digits of the training split, with unfinished runs too, and write no result: for development."""
     train_frames: int = 20_000
@@ -121,17 +116,19 @@ def main(args: Args) -> None:
 
     use_device(args.device)
     train = StillDigits(args.train_frames, SEEDS["train"], "train")
+    spaces = Spaces(train.frames.shape[3:] + train.frames.shape[1:3], 1)
+    settings_of_all = trained_for(args, train, spaces)
     split = "validation" if args.validate else "test"
     data = StillDigits(args.test_frames, SEEDS[split], "train" if args.validate else "test")
     for method, seed in itertools.product(args.methods, args.seeds):
         folder = args.out / method / f"seed-{seed}"
         config = asdict(replace(args.model, **METHODS[method]))
-        training = replace(args.training, seed=seed)
+        training = replace(settings_of_all, seed=seed)
         facts = {"data": {"frames": args.train_frames, "seed": SEEDS["train"], "split": "train"}}
         if not args.validate:
             train_run(
-                folder, "air", config, train, training, Spaces(train.frames.shape[3:] + train.frames.shape[1:3], 1),
-                extra=facts, resume=args.resume, label=f"{method}, seed {seed}",
+                folder, "air", config, train, training, spaces, extra=facts, resume=args.resume,
+                label=f"{method}, seed {seed}",
             )  # fmt: skip
         settings = {"model": config, "training": asdict(training), "frames": [args.train_frames, args.test_frames]}
         if args.validate:
@@ -142,7 +139,20 @@ def main(args: Args) -> None:
                 partial(measure, folder, data, args.device),
             )  # fmt: skip
     if not args.validate:
-        _report(args, float(np.mean(data.presence.sum(-1) == 1)))
+        _report(replace(args, training=settings_of_all), float(np.mean(data.presence.sum(-1) == 1)))
+
+
+def trained_for(args: Args, data: StillDigits, spaces: Any) -> TrainingConfig:
+    """How each is trained, with as many epochs as --epochs says or --budget allows; the latter is found once."""
+    training = replace(args.training, epochs=args.epochs or args.training.epochs)
+    if args.budget is None:
+        return training
+    path = args.out / f"budget-{args.budget:g}.json"
+    if not path.exists():
+        runs = len(args.methods) * len(args.seeds)
+        epochs = epochs_within(args.budget, runs, "air", asdict(args.model), data, training, spaces)
+        write_atomically(path, json.dumps({"epochs": epochs}))
+    return replace(training, epochs=json.loads(path.read_text())["epochs"])
 
 
 def measure(folder: Path, data: StillDigits, device: str, advance: Any = None) -> dict[str, float]:
