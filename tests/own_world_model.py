@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from reverie.world_models import Batch, Loss, Spaces, State, WorldModel, register
-from reverie.world_models.base import check_batch
+from reverie.world_models.base import check_batch, check_step
 from reverie.world_models.capabilities import Proposal
 from reverie.world_models.distributions import gaussian_frames, normal_like
 from reverie.world_models.state import event
@@ -56,10 +56,12 @@ class OwnModel(WorldModel):
         return OwnState(zeros, zeros)
 
     def predict(self, state, action, *, sample=True, generator=None) -> OwnState:
+        check_step(self.spaces, state, action=action)
         mean = self.transition(torch.cat([state.z, action], -1))
         return OwnState(mean, mean)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> OwnState:
+        check_step(self.spaces, state, frame=frame)
         distribution = self.posterior(state, frame, mask)
         z = distribution.mean
         if sample:

@@ -278,6 +278,16 @@ def test_mistakes_say_what_was_found(case, model):
         model.imagine(state, batch.actions[:, :0])
     with pytest.raises(ValueError, match="actions must be finite, found NaN"):
         model.imagine(state, torch.full_like(batch.actions, torch.nan))
+    action, frame = batch.actions[:, 0], batch.frames[:, 0]
+    predicted = model.predict(state, action, sample=False)
+    for wrong in (action[:, 1:] if action.shape[-1] > 1 else action.repeat(1, 2), action[:4]):
+        with pytest.raises(ValueError, match=rf"action.* shape \(5, .*found \({wrong.shape[0]}, {wrong.shape[1]}\)"):
+            model.predict(state, wrong, sample=False)
+    for wrong in (torch.cat([frame, frame], -1), frame[:4]):
+        with pytest.raises(ValueError, match=rf"frame must have shape \(5, .*found \({wrong.shape[0]}, "):
+            model.update(predicted, wrong, sample=False)
+    with pytest.raises(TypeError, match=r"a frame must be floating point, found torch.uint8"):
+        model.update(predicted, frame.byte(), sample=False)
     nothing_of_one = torch.arange(5)[:, None].expand(5, 6) != 2
     with pytest.raises(ValueError, match=r"hides every frame of a sequence.*at least one True in each"):
         model.impute(batch.frames, batch.actions, nothing_of_one)

@@ -29,6 +29,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .base import check_step
 from .batch import Spaces
 from .inference.problem import is_concrete
 from .networks import mlp
@@ -115,6 +116,7 @@ class DVBF(SequentialModel):
         return replace(before, z=self.initial(mean), prior_mean=mean, prior_std=std, mean=mean, std=std)
 
     def predict(self, state, action, *, sample=True, generator=None) -> DVBFState:
+        check_step(self.spaces, state, action=action)
         expected, C = self._transition(state.z, action)
         mean, std = self.prior(state.h, state.z, action)
         return replace(

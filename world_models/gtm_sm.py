@@ -56,7 +56,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_batch
+from .base import Loss, WorldModel, check_batch, check_step
 from .batch import Batch, Spaces
 from .capabilities import Location, Places
 from .distributions import bernoulli_frames, gaussian_frames, normal_like
@@ -202,6 +202,7 @@ class GTMSM(WorldModel):
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> GTMSMState:
         """Look at `frame` and write what is seen to memory; without one the state is what `predict` made of it."""
         state = self._own(state)
+        check_step(self.spaces, state, frame=frame)
         if frame is None:
             return state
         seen = torch.ones(state.batch_shape, dtype=torch.bool, device=frame.device) if mask is None else mask

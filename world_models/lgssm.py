@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
 from torch.nn import functional
 
-from .base import Loss, WorldModel, check_batch, check_sequence
+from .base import Loss, WorldModel, check_batch, check_sequence, check_step
 from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
 from .distributions import normal_like
@@ -189,9 +189,11 @@ class LGSSM(WorldModel):
         return LGSSMState(self.m0.expand(*batch_shape, -1), self.P0.expand(*batch_shape, -1, -1))
 
     def predict(self, state, action, *, sample=True, generator=None) -> LGSSMState:
+        check_step(self.spaces, state, action=action)
         return LGSSMState(*predict(state.mean, state.cov, self.A, self.Q, apply(self.B, action)))
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> LGSSMState:
+        check_step(self.spaces, state, frame=frame)
         if frame is not None:
             return self._condition(state, frame, mask)[0]
         return self._draw(state, generator) if sample else state

@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..base import Loss, WorldModel, check_batch
+from ..base import Loss, WorldModel, check_batch, check_step
 from ..batch import Batch, Spaces
 from ..capabilities import Objects, Proposal
 from ..distributions import drawn_beside, normal_like
@@ -217,10 +217,12 @@ class AIR(WorldModel):
         )  # fmt: skip
 
     def predict(self, state, action, *, sample=True, generator=None) -> AIRState:
+        check_step(self.spaces, state, action=action)
         fresh = self.initial_state(tuple(state.batch_shape))
         return replace(fresh, before=state.before + (state.presence >= 0.5).sum(-1))
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> AIRState:
+        check_step(self.spaces, state, frame=frame)
         if frame is None:
             frame = state.place.new_zeros(self.spaces.frame_shape)
             mask = torch.zeros(state.batch_shape, dtype=torch.bool, device=frame.device)

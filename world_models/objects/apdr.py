@@ -41,7 +41,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..base import Loss, WorldModel, check_batch
+from ..base import Loss, WorldModel, check_batch, check_step
 from ..batch import Batch, Spaces
 from ..capabilities import Objects, Proposal
 from ..distributions import normal_like
@@ -97,6 +97,7 @@ class APDR(WorldModel):
         return Scene.empty(tuple(batch_shape), self.config.num_slots, self.config.what_dim, self.first_context)
 
     def predict(self, state, action, *, sample=True, generator=None) -> Scene:
+        check_step(self.spaces, state, action=action)
         # Sorted here, so that slots that somebody permuted are visited in the order of births, too.
         state = replace(state, **ordered(state.objects(), self.config.num_slots))
         present = state.present
@@ -104,6 +105,7 @@ class APDR(WorldModel):
         return self.transition(state, action)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> Scene:
+        check_step(self.spaces, state, frame=frame)
         return self._take(state, frame, None, mask, sample, generator, self.config.log_ratio(1.0)).scene
 
     def decode(self, state) -> Distribution:

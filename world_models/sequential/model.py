@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn import functional
 
-from ..base import Loss, WorldModel, check_batch, check_sequence
+from ..base import Loss, WorldModel, check_batch, check_sequence, check_step
 from ..batch import Batch, Spaces
 from ..capabilities import Proposal
 from ..distributions import draw, drawn_beside, normal_like
@@ -188,6 +188,7 @@ class SequentialModel(WorldModel):
         return self.encoder.out_features
 
     def predict(self, state, action, *, sample=True, generator=None) -> LatentState:
+        check_step(self.spaces, state, action=action)
         h = self.recur(state, action)
         mean, std = self.prior(h, state.z, action)
         return replace(
@@ -195,6 +196,7 @@ class SequentialModel(WorldModel):
         )  # fmt: skip
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> LatentState:
+        check_step(self.spaces, state, frame=frame)
         glimpse = None if frame is None else self._glimpse(frame, mask)
         return self._close(state, glimpse, mask, sample, generator)[0]
 
