@@ -21,8 +21,37 @@ class Thing:
     what: torch.Tensor
     where: torch.Tensor
     last_what: torch.Tensor
-    last_where: torch.Tensor
+    expected: torch.Tensor
+    velocity: torch.Tensor
+    cov: torch.Tensor  # (4, 2, 2) of true place and velocity
     memory: torch.Tensor
+
+
+def first_cov(motion):
+    return torch.diag_embed(torch.stack([torch.ones(4).double(), motion.variances[3]], -1))
+
+
+def moved_on(motion, thing, action):
+    """p(where) of the next step, its mean velocity and covariance: a textbook's Kalman filter for each number."""
+    means, stds, velocities, covs = [], [], [], []
+    push = motion.push(thing.what).reshape(4, len(action)) @ action
+    for k in range(4):
+        r, q_place, q_speed = motion.variances[:3, k]
+        zero, rho = torch.zeros_like(r), motion.inertia[k]
+        H = torch.eye(2).double()[:1]
+        F = torch.stack([torch.stack([torch.ones_like(rho), rho]), torch.stack([zero, rho])])
+        Q = torch.stack([torch.stack([q_speed + q_place, q_speed]), torch.stack([q_speed, q_speed])])
+        mean, P = torch.stack([thing.expected[k], thing.velocity[k]]), thing.cov[k]
+        S = H @ P @ H.T + r
+        gain = P @ H.T / S
+        mean = mean + (gain * (thing.where[k] - mean[0])).squeeze(-1)
+        P = (torch.eye(2).double() - gain @ H) @ P
+        mean, P = F @ mean + push[k], F @ P @ F.T + Q
+        means.append(mean[0].clamp(-1.5, 1.5) if k >= 2 else mean[0])
+        velocities.append(mean[1])
+        stds.append((P[0, 0] + r).sqrt())
+        covs.append(P)
+    return Normal(torch.stack(means), torch.stack(stds)), torch.stack(velocities), torch.stack(covs)
 
 
 def std_of(raw, start):
@@ -72,14 +101,13 @@ def weigh(model, frames, actions, path):
     for frame, action, (stays, new) in zip(frames, actions, path, strict=True):
         kept, hidden, before = [], model.propagation.start(context), torch.zeros(5).double()
         for thing, stay in zip(things, stays, strict=True):
-            moved = thing.where - thing.last_where
-            memory = model.transition.cell(torch.cat([thing.what, thing.where, moved, action]), thing.memory)
+            elsewhere = thing.where - thing.expected
+            inputs = torch.cat([thing.what, thing.where, elsewhere, thing.velocity, action])
+            memory = model.transition.cell(inputs, thing.memory)
             out = model.transition.head(memory)
             p_stay = Bernoulli(logits=out[0])
-            p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[5 + d : 5 + 2 * d], 0.2))
-            mean = thing.where + model.transition.inertia * moved + out[1 + d : 5 + d]
-            mean = torch.cat([mean[:2], mean[2:].clamp(-1.5, 1.5)])
-            p_where = Normal(mean, std_of(out[5 + 2 * d :], 0.1))
+            p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[1 + d :], 0.2))
+            p_where, velocity, cov = moved_on(model.transition.motion, thing, action)
 
             expected = window(config, p_where.mean)
             wide = torch.cat([config.margin * expected[:2], expected[2:]])
@@ -99,7 +127,7 @@ def weigh(model, frames, actions, path):
                 what = q_what.mean
                 for p, q, z in ((p_what, q_what, what), (p_where, q_where, where)):
                     log_weight = log_weight + (p.log_prob(z) - q.log_prob(z)).sum()
-                kept.append(Thing(thing.number, what, where, thing.what, thing.where, memory))
+                kept.append(Thing(thing.number, what, where, thing.what, p_where.mean, velocity, cov, memory))
 
         room = n_slots - len(kept)
         theta = config.ratio
@@ -133,7 +161,8 @@ def weigh(model, frames, actions, path):
             for p, q, z in ((Normal(zero, 1.0), q_what, what), (p_where, q_where, where)):
                 log_weight = log_weight + (p.log_prob(z) - q.log_prob(z)).sum()
             before = torch.cat([where, torch.ones(1).double()])
-            kept.append(Thing(born + i, what, where, what, where, model.transition.first_memory))
+            still, cov = torch.zeros_like(where), first_cov(model.transition.motion)
+            kept.append(Thing(born + i, what, where, what, where, still, cov, model.transition.first_memory))
         born += new
         things = kept
 

@@ -116,6 +116,31 @@ def test_an_object_finds_its_own_prior_again(without_noise):
     assert survived_another > 10
 
 
+def test_whom_nobody_sees_moves_on_as_he_did_and_is_pushed():
+    """Whatever the recurrent state says: only the friction rho and the actions change a speed that nobody measures."""
+    model = make_model()
+    kept = model.transition.motion.inertia.detach()
+    place, speed = torch.tensor([0.1, 0.2, -0.5, 0.4]).double(), torch.tensor([0.3, -0.1, 0.08, -0.05]).double()
+    scene = model.initial_state((1,))
+    there = torch.tensor([[1.0, 0.0]]).double()
+    scene = replace(
+        scene, presence=there, ids=torch.tensor([[0, -1]]), what=scene.what + 0.5, place=scene.place + place,
+        expected=scene.place + place, velocity=scene.velocity + speed, doubt=scene.doubt + 0.1,
+        born=scene.born + 1, steps=scene.steps + 1,
+    )  # fmt: skip
+    for push in (0.0, 0.2):
+        action = torch.full((1, 1), push).double()
+        state, here, fast = scene, place, speed
+        for _ in range(4):
+            predicted = model.predict(state, action, sample=False)
+            changed = model.transition.motion.push(state.what[0, 0]) * push
+            fast = kept * fast + changed
+            here = here + fast
+            torch.testing.assert_close(predicted.place[0, 0], here)
+            state = replace(predicted, memory=predicted.memory + 1.0)  # as if the posterior were the prior's mean
+        assert (changed.abs().max() > 0.01) == (push > 0)
+
+
 @pytest.mark.parametrize("objective", ["iwae", "elbo"])
 def test_values_and_gradients_are_those_of_the_enumeration(objective, without_noise):
     """Two particles: the expected objective over all pairs of paths, and its gradient, beside draws of `loss`."""

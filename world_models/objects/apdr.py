@@ -16,7 +16,8 @@ recurrent state of the scene, of the sum of embeddings of its objects. This is A
     FIVO    by training on the bound fivo-K, with `presence="concrete"` the choices relaxed and their paths' gradients
 
 What is ours. The notes print the likelihood's frame among the prior's arguments (eq. 33), which would count it twice;
-the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself.
+the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself; where
+it is expected is a Kalman filter's to say, not a recurrent network's (`motion.py`).
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
 piece begins, and stay. This curriculum is the loss's alone: bounds of particles (iwae-K, fivo-K), for training, too,
@@ -186,6 +187,7 @@ class APDR(WorldModel):
             "presence": new.presence, "ids": torch.where(found, numbers, NOBODY), "what": new.what, "place": new.where,
             "last_what": new.what, "last_place": new.where, "memory": memory,
             "survival": torch.zeros_like(new.presence), "what_std": one(new.what), "place_std": one(new.where),
+            **self.transition.motion.of_new(new.where),
         }  # fmt: skip
         together = {name: torch.cat([leaf, fresh[name]], predicted.presence.ndim - 1) for name, leaf in old.items()}
         objects = ordered(together, self.config.num_slots)

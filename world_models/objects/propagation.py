@@ -1,8 +1,9 @@
 """Propagation: what becomes of the objects that are there, p(z_t^i | z_{<t}^i, u_{<=t}) and its posterior.
 
-    h_t^{p,i} = GRU([z_{t-1}^i, what it moved by, u_t], h_{t-1}^{p,i})              of each object's own
+    h_t^{p,i} = GRU([z_{t-1}^i, its motion, u_t], h_{t-1}^{p,i})                    of each object's own
     p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent
-    p(what_t^i), p(where_t^i)     diagonal Gaussians around z_{t-1}^i, and around its place if it moves on as it did
+    p(what_t^i)  = N(what_{t-1}^i + f(h_t^{p,i}), sigma(h_t^{p,i}))
+    p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`)
 
     h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
     q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's
@@ -25,12 +26,12 @@ from ..distributions import drawn_beside
 from ..networks import mlp
 from .attention import GlimpseEncoder, read, windows_of
 from .config import APDRConfig
+from .motion import Motion
 from .presence import Answer, ask
 from .scene import Scene
 from .steps import Drawn, Noise, known, positive, relative, step_cell
 
 _CERTAIN = 40.0  # log-odds
-EDGE = 1.5  # an object is expected no further outside than this, in units of half the frame's side
 
 
 class Transition(nn.Module):
@@ -38,39 +39,36 @@ class Transition(nn.Module):
 
     def __init__(self, config: APDRConfig, spaces: Spaces) -> None:
         super().__init__()
-        size, self.what_dim = config.what_dim + 4, config.what_dim
-        self.cell = nn.GRUCell(size + 4 + spaces.action_dim, config.units)
-        self.head = mlp([config.units, config.units, 1 + 2 * size], nn.ELU)
-        self.first_memory = nn.Parameter(torch.zeros(config.units))
-        self.raw_inertia = nn.Parameter(torch.tensor([-4.0, -4.0, 4.0, 4.0]))
+        what, units = config.what_dim, config.units
+        self.sizes = [1, what, what]
+        self.motion = Motion(what, spaces.action_dim)
+        self.cell = nn.GRUCell(what + 12 + spaces.action_dim, units)
+        self.head = mlp([units, units, sum(self.sizes)], nn.ELU)
+        self.first_memory = nn.Parameter(torch.zeros(units))
         nn.init.normal_(self.head[-1].weight, std=0.01)
         nn.init.zeros_(self.head[-1].bias)
         self.head[-1].bias.data[0] = 3.0  # objects stay
 
-    @property
-    def inertia(self) -> Tensor:
-        """How much of its motion goes on (4), at most all of it, so that what is imagined does not run away."""
-        return self.raw_inertia.sigmoid()
-
     def forward(self, scene: Scene, action: Tensor) -> Scene:
         """The scene with every object's prior in it: `what` and `place` are means."""
-        moved = scene.place - scene.last_place
         control = action.unsqueeze(-2).expand(*scene.presence.shape, -1)
-        memory = step_cell(self.cell, torch.cat([scene.what, scene.place, moved, control], -1), scene.memory)
-        survival, what, where, what_std, where_std = self.head(memory).split(
-            [1, self.what_dim, 4, self.what_dim, 4], -1
-        )
-        place = scene.place + self.inertia * moved + where
+        inputs = [scene.what, scene.place, scene.place - scene.expected, scene.velocity, control]
+        memory = step_cell(self.cell, torch.cat(inputs, -1), scene.memory)
+        survival, what, what_std = self.head(memory).split(self.sizes, -1)
+        place, velocity, doubt, place_std = self.motion(scene, control)
         return replace(
             scene,
             what=scene.what + what,
-            place=torch.cat([place[..., :2], place[..., 2:].clamp(-EDGE, EDGE)], -1),
+            place=place,
             last_what=scene.what,
             last_place=scene.place,
+            expected=place,
+            velocity=velocity,
+            doubt=doubt,
             memory=memory,
             survival=survival.squeeze(-1),
             what_std=positive(what_std, 0.2),
-            place_std=positive(where_std, 0.1),
+            place_std=place_std,
         )
 
 

@@ -31,6 +31,9 @@ class Scene(State):
     place: Tensor = event(2)  # (*batch, N, 4) `where` (a state has a method of that name): see `attention.windows_of`
     last_what: Tensor = event(2)  # one step earlier; of a new object its first
     last_place: Tensor = event(2)
+    expected: Tensor = event(2)  # (*batch, N, 4) the prior's mean of `place`; of a new object its place
+    velocity: Tensor = event(2)  # (*batch, N, 4) of `place`, a step; `motion.py` says how the three are used
+    doubt: Tensor = event(3)  # (*batch, N, 3, 4) variance of where the object is, covariance, variance of its velocity
     memory: Tensor = event(2)  # (*batch, N, U) recurrent state of the object's prior
     survival: Tensor = event(1)  # (*batch, N) the prior's log-odds that the object stays
     what_std: Tensor = event(2)  # of the prior
@@ -49,8 +52,9 @@ class Scene(State):
 
         return cls(
             presence=zeros(), ids=torch.full(slots, NOBODY, device=context.device), what=zeros(what_dim),
-            place=zeros(4), last_what=zeros(what_dim), last_place=zeros(4), memory=zeros(context.shape[-1]),
-            survival=zeros(), what_std=zeros(what_dim) + 1, place_std=zeros(4) + 1,
+            place=zeros(4), last_what=zeros(what_dim), last_place=zeros(4), expected=zeros(4), velocity=zeros(4),
+            doubt=zeros(3, 4), memory=zeros(context.shape[-1]), survival=zeros(), what_std=zeros(what_dim) + 1,
+            place_std=zeros(4) + 1,
             context=context.expand(*batch_shape, -1),
             born=torch.zeros(batch_shape, dtype=torch.int64, device=context.device),
             steps=torch.zeros(batch_shape, dtype=torch.int64, device=context.device),
@@ -67,7 +71,8 @@ class Scene(State):
 
 
 _OF_SLOTS = (
-    "presence", "ids", "what", "place", "last_what", "last_place", "memory", "survival", "what_std", "place_std",
+    "presence", "ids", "what", "place", "last_what", "last_place", "expected", "velocity", "doubt", "memory",
+    "survival", "what_std", "place_std",
 )  # fmt: skip
 
 
