@@ -48,7 +48,7 @@ def windows(frames):
 def test_it_learns_to_count_and_to_follow():
     rng = np.random.default_rng(1)
     frames, _ = squares(rng, 400, 6)
-    torch.manual_seed(1)  # as with 2; from 0 it settles for discovering everything anew in each frame
+    torch.manual_seed(1)  # as with 0 and 2
     model, updates = APDR(CONFIG, Spaces((3, SIZE, SIZE), 1)), 250
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(updates):
