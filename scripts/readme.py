@@ -143,7 +143,7 @@ TABLES = {
         "gtm-sm-image-navigation",
         "psnr/no-memory/{row}",
         "PSNR without a spatial memory, dB",
-        {"gru": "GRU", "vae-rnn": "VAE-RNN"},
+        {"lstm": "LSTM", "gru": "GRU", "vae-rnn": "VAE-RNN"},
     ),
     "gtm-still": Table(
         "gtm-sm-image-navigation",

@@ -10,7 +10,7 @@ from reverie.envs.rollouts import collect
 from reverie.scripts.cli import main
 from reverie.world_models import GRU, SRNN, GRUConfig, SRNNConfig
 from reverie.world_models.batch import Batch
-from reverie.world_models.sequential import Recurrence, SequentialModel
+from reverie.world_models.sequential import LSTMRecurrence, Recurrence, SequentialModel
 from reverie.world_models.training import TrainingConfig, fit, read_history, seeded, validate
 from test_sequential import MODELS, build, srnn, windows
 from tiny_training import Arrays, kvae
@@ -105,6 +105,21 @@ def test_the_gru_run_at_once_has_the_gradient_of_its_steps():
     torch.testing.assert_close(cell.run(h, inputs), torch.stack(slow, 1))
     for one, other in zip(ours, expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_an_lstm_is_torchs():
+    torch.manual_seed(0)
+    cell, whole = LSTMRecurrence(3, 4).double(), torch.nn.LSTM(3, 4, batch_first=True).double()
+    with torch.no_grad():
+        for mine, theirs in zip(cell.parameters(), whole.parameters(), strict=True):
+            mine.copy_(theirs)
+    start, inputs = torch.randn(2, 5, 8).double(), torch.randn(2, 5, 6, 3).double()
+    found = cell.run(start, inputs)
+    h, c = (part.reshape(1, 10, 4) for part in start.chunk(2, -1))
+    steps, (_, last) = whole(inputs.reshape(10, 6, 3), (h, c))
+    torch.testing.assert_close(found[..., :4], steps.reshape(2, 5, 6, 4))
+    torch.testing.assert_close(found[..., -1, 4:], last.reshape(2, 5, 4))
+    assert cell.run(start, inputs[..., :0, :]).shape == (2, 5, 0, 8)
 
 
 def test_a_gru_runs_no_step_and_one_step_alike():

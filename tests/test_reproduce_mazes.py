@@ -35,6 +35,7 @@ def options(tmp_path, name):
 
 KEYS = {f"psnr{part}{name}" for name in ("", "/copy", "/vae") for part in ("", "/late")}
 KEYS |= {"position_error/1", "position_error_m/1", "heading_error_deg/1"}
+KEYS |= {"position_error", "position_error_m", "heading_error_deg"}
 
 
 def test_turning_is_measured_beside_copies(tmp_path, monkeypatch):

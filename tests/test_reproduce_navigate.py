@@ -80,6 +80,7 @@ def test_stages_end_to_end(tmp_path, monkeypatch):
     metrics = json.loads(args.json.read_text())["metrics"]
     assert {"position_error/landmark", "position_error/transition", "within_half/landmark"} < metrics.keys()
     assert "position_error/landmark/1" in metrics
+    assert metrics["position_error"] == metrics["position_error/landmark"]
     from reverie.world_models.checkpoints import load
 
     trained = load(args.out / "main" / "seed-0")

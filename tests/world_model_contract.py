@@ -107,7 +107,10 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
     },
     "code-rnn": {"mlp": (CodeRNNConfig(**GAUSSIAN, h_dim=3), VECTORS)},
     "ae-rnn": {"mlp": (AERNNConfig(**FRAMES, code_dim=2, h_dim=3), VECTORS)},
-    "gru": {"mlp": (GRUConfig(**FRAMES, h_dim=3), VECTORS)},
+    "gru": {
+        "mlp": (GRUConfig(**FRAMES, h_dim=3), VECTORS),
+        "lstm": (GRUConfig(**FRAMES, h_dim=3, cell="lstm"), IMAGES),
+    },
     "rssm": {"mlp": (RSSMConfig(**SEQUENTIAL, h_dim=3), IMAGES)},
     "apdr": {
         "iwae": (APDRConfig(**OBJECTS), IMAGES),

@@ -1,6 +1,6 @@
-"""Autoregressive GRU: a recurrent network that predicts the next frame; the deterministic yardstick of the family.
+"""Autoregressive GRU or LSTM: predicts the next frame; the deterministic yardstick of the family.
 
-    h_t = GRU(h_{t-1}, [phi(x_{t-1}), u_t])
+    h_t = GRU(h_{t-1}, [phi(x_{t-1}), u_t])         or [h_t, c_t] = LSTM([h_{t-1}, c_{t-1}], ...)
     x_t ~ p(x_t | h_t)
 
 There is no latent variable, so the likelihood is exact: the "ELBO" is log p(x_t | x_{<t}, u), and one particle has no
@@ -12,12 +12,22 @@ missing, in imagination too, is replaced by a draw (or the mean) of the predicti
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from .batch import Spaces
-from .sequential import Emission, FrameConfig, Glimpse, LatentState, Recurrence, SequentialModel, frame_encoder
+from .sequential import (
+    Emission,
+    FrameConfig,
+    Glimpse,
+    LatentState,
+    LSTMRecurrence,
+    Recurrence,
+    SequentialModel,
+    frame_encoder,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,8 @@ class GRUConfig(FrameConfig):
 
     h_dim: int = 128
     """Length of the recurrent state h."""
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of the recurrence."""
 
 
 class GRU(SequentialModel):
@@ -38,14 +50,18 @@ class GRU(SequentialModel):
 
     def __init__(self, config: GRUConfig, spaces: Spaces) -> None:
         super().__init__(config, spaces)
-        self.h_dim = config.h_dim
+        kind, parts = (LSTMRecurrence, 2) if config.cell == "lstm" else (Recurrence, 1)
+        self.h_dim = parts * config.h_dim  # of the state
         self.encoder = frame_encoder(config, spaces)
-        self.recurrence = Recurrence(self.encoder.out_features + spaces.action_dim, self.h_dim)
-        self.emission = Emission(self.h_dim, config, spaces)
+        self.recurrence = kind(self.encoder.out_features + spaces.action_dim, config.h_dim)
+        self.emission = Emission(config.h_dim, config, spaces)
         self._finish(z_dim=0)
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
         return self.recurrence(state.h, state.fed, action)
+
+    def emission_inputs(self, state: LatentState) -> Tensor:
+        return super().emission_inputs(state)[..., : self.config.h_dim]
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return past, past

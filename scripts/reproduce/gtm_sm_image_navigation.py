@@ -6,8 +6,8 @@ Test photographs are never seen in training. Stages can be run one by one, and g
   data        collect what the other stages need (they do it themselves, too)
   train       several starts per seed; the one with the highest bound goes on
   evaluate    recall of places, position, frames
-  baselines   frames predicted without a spatial memory, on the same steps: by a GRU and a VAE-RNN, with one seed, and
-              by copies of the last frame that was shown, or of the mean colour of all that were
+  baselines   frames predicted without a spatial memory, on the same steps: by an LSTM, a GRU and a VAE-RNN, with one
+              seed, and by copies of the last frame that was shown, or of the mean colour of all that were
   pictures    true and inferred positions, and a film of a prediction (docs/figures/gtm-sm-image-navigation.{png,gif})
 
 Keys are over the first 256 predicted steps; those that end in /1000 are over all thousand. `r2` and `r2/1000` are over
@@ -46,7 +46,11 @@ MODEL = GTMSMConfig(
     grow=(0.66, 0.85), settle=(0.59, 0.9), sharpen=(0.68, 0.95), transition_rate=(2.0, 0.05),
 )  # fmt: skip
 FRAMES = {"network": "mlp", "hidden": (128,), "likelihood": "gaussian", "initial_std": 0.1}
-BASELINES: dict[str, Any] = {"gru": GRUConfig(**FRAMES), "vae-rnn": VAERNNConfig(**FRAMES)}
+BASELINES: dict[str, tuple[str, Any]] = {
+    "lstm": ("gru", GRUConfig(**FRAMES, cell="lstm")),
+    "gru": ("gru", GRUConfig(**FRAMES)),
+    "vae-rnn": ("vae-rnn", VAERNNConfig(**FRAMES)),
+}
 BASELINE_LENGTH = 64  # frames of a window that they are trained on
 
 
@@ -145,9 +149,9 @@ class ImageNavigation(Experiment):
         started, metrics, seconds = time.monotonic(), {}, 0.0
         whole, seed = self.windows("train"), self.args.seeds[0]
         windows = whole.dataset.windows(min(BASELINE_LENGTH, whole.length))
-        for name, config in BASELINES.items():
+        for name, (model_name, config) in BASELINES.items():
             run = train_run(
-                self.args.out / name / f"seed-{seed}", name, asdict(config), windows,
+                self.args.out / name / f"seed-{seed}", model_name, asdict(config), windows,
                 replace(self.args.training, seed=seed, epochs=self.args.baseline_epochs), spaces_of(whole.dataset),
                 resume=self.args.resume, label=name,
             )  # fmt: skip

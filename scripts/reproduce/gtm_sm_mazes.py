@@ -12,6 +12,8 @@ nothing else tells it about places. Frames are shown for the first `memorise` st
     position_error_m/N   the same in metres
     heading_error_deg/N  mean absolute error of the heading
 
+Without N it is after the last of the steps above that are predicted.
+
 Inferred poses start at s = 0; the true ones are told relative to the first. One affine map from inferred to true
 positions, and one factor for headings, are fitted to training episodes for each model.
 
@@ -196,10 +198,13 @@ class Walks(Experiment):
             for name in ("model", "copy", "vae"):
                 key = "/".join(("psnr", *((part,) if part else ()), *(() if name == "model" else (name,))))
                 metrics[key] = decibels(whole[name][:, begin:end])
-        for step in (mark for mark in MARKS if mark <= task.predict):
+        marks = [mark for mark in MARKS if mark <= task.predict]
+        for step in marks:
             for key, name in (("position_error", "position"), ("position_error_m", "metres")):
                 metrics[f"{key}/{step}"] = float(whole[name][:, step - 1].mean())
             metrics[f"heading_error_deg/{step}"] = float(np.degrees(whole["heading"][:, step - 1]).mean())
+        for key in ("position_error", "position_error_m", "heading_error_deg"):
+            metrics[key] = metrics[f"{key}/{marks[-1]}"]
         return metrics
 
     def pictures(self) -> None:

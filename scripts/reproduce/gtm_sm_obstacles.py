@@ -9,9 +9,10 @@ begins before this training (gtm_landmarks.py) was chosen on validation maps, wh
   train       the landmark network alone, by the bound
   evaluate    the position along test maps, memorised with landmark inference and without
 
-`position_error/landmark` is the mean distance between the true place and the inferred one, in cells, at the end of 256
-memorised steps, `position_error/transition` the same without looking at landmarks; `within_half/...` the share of maps
-with at most half a cell; `position_error/landmark/N` at the N-th step of prediction, whose frames are withheld.
+`position_error/landmark`, or plainly `position_error`, is the mean distance of the true place from the inferred one, in
+cells, at the end of 256 memorised steps, `position_error/transition` the same without looking at landmarks;
+`within_half/...` the share of maps with at most half a cell; `position_error/landmark/N` at the N-th step of
+prediction, whose frames are withheld.
 Inferred positions are mapped to cells by the affine map that fits best on maps of training without obstacles.
 """
 
@@ -141,6 +142,7 @@ class Obstacles(Experiment):
                     found |= {f"position_error/{name}/{n}": float(error[:, MEMORISE - 1 + n].mean())
                               for n in STEPS if MEMORISE - 1 + n < error.shape[1]}  # fmt: skip
                     advance(1)
+            found["position_error"] = found["position_error/landmark"]
             per_seed.append(found)
         self.store("evaluate", by_key(per_seed), seconds + time.monotonic() - started)
 

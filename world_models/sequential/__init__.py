@@ -4,7 +4,7 @@ from .backward import BackwardSummary
 from .chain import posterior_chain
 from .config import FrameConfig, SequentialConfig
 from .emission import Emission, frame_encoder
-from .layers import GaussianHead, Hidden, Recurrence
+from .layers import GaussianHead, Hidden, LSTMRecurrence, Recurrence
 from .model import Glimpse, LatentState, SequentialModel, gaussian_kl, gaussian_log_prob
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "GaussianHead",
     "Glimpse",
     "Hidden",
+    "LSTMRecurrence",
     "LatentState",
     "Recurrence",
     "SequentialConfig",

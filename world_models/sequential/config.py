@@ -11,6 +11,7 @@ _OPTIONS = {
     "frame_std": ("global", "learned"),
     "activation": ("relu", "tanh", "leaky"),
     "inference": ("smoothing", "filtering"),
+    "cell": ("gru", "lstm"),
 }
 
 

@@ -87,3 +87,22 @@ class Recurrence(nn.GRUCell):
                 given = functional.linear(flat.transpose(0, 1), self.weight_ih, self.bias_ih)
                 steps = UnrolledGRU.apply(given, start, self.weight_hh, self.bias_hh).transpose(0, 1)
         return steps.reshape(*inputs.shape[:-1], -1)
+
+
+class LSTMRecurrence(nn.LSTMCell):
+    """The same of an LSTM, whose state is one vector: [h, c]."""
+
+    def forward(self, state: Tensor, *inputs: Tensor) -> Tensor:
+        """(*batch, 2H) and inputs (*batch, F) -> (*batch, 2H)."""
+        x = torch.cat(inputs, -1)
+        h, c = state.reshape(-1, state.shape[-1]).chunk(2, -1)
+        new = super().forward(x.reshape(-1, x.shape[-1]), (h, c))
+        return torch.cat(new, -1).reshape(*x.shape[:-1], -1).to(self.weight_hh.dtype)
+
+    def run(self, state: Tensor, inputs: Tensor) -> Tensor:
+        """The states (*batch, T, 2H) after each of many steps, as one by one."""
+        steps = []
+        for x in inputs.unbind(-2):
+            state = self(state, x)
+            steps.append(state)
+        return torch.stack(steps, -2) if steps else state.unsqueeze(-2)[..., :0, :]
