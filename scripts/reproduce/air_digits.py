@@ -30,10 +30,10 @@ from reverie.world_models import AIRConfig
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
-from ..results import result_path, write_atomically, write_result
+from ..results import result_path, write_result
 from .experiment import Options
 from .pieces import measure_once, whole_command, without_places
-from .training_runs import epochs_within, newest_checkpoint, train_run, training_seconds, use_device
+from .training_runs import epochs_within, kept_epochs, newest_checkpoint, train_run, training_seconds, use_device
 
 METHODS: dict[str, dict[str, Any]] = {
     "vimco": {"gradient": "vimco"},
@@ -147,12 +147,12 @@ def trained_for(args: Args, data: StillDigits, spaces: Any) -> TrainingConfig:
     training = replace(args.training, epochs=args.epochs or args.training.epochs)
     if args.budget is None:
         return training
-    path = args.out / f"budget-{args.budget:g}.json"
-    if not path.exists():
-        runs = len(args.methods) * len(args.seeds)
-        epochs = epochs_within(args.budget, runs, "air", asdict(args.model), data, training, spaces)
-        write_atomically(path, json.dumps({"epochs": epochs}))
-    return replace(training, epochs=json.loads(path.read_text())["epochs"])
+    runs = len(args.methods) * len(args.seeds)
+    epochs = kept_epochs(
+        args.out / f"budget-{args.budget:g}.json",
+        lambda: epochs_within(args.budget, runs, "air", asdict(args.model), data, training, spaces),
+    )
+    return replace(training, epochs=epochs)
 
 
 def measure(folder: Path, data: StillDigits, device: str, advance: Any = None) -> dict[str, float]:

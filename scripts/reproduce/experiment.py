@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .. import ui
 from ..results import result_path, write_atomically, write_result
 from .pieces import whole_command, without_places
-from .training_runs import epochs_within, newest_checkpoint, train_run, use_device
+from .training_runs import epochs_within, kept_epochs, newest_checkpoint, train_run, use_device
 
 
 class Source(NamedTuple):
@@ -160,15 +160,15 @@ class Experiment:
 
     def within_budget(self, label: str, runs: int, config: Mapping[str, Any], model_name: str, training: Any) -> Any:
         """These settings with the epochs that each of `runs` runs that share the budget can have."""
-        path = self.args.out / f"budget-{self.args.budget:g}{label}.json"
-        if not path.exists():
+
+        def find() -> int:
             from ..spaces import spaces_of
 
             windows = self.windows("train")
             spaces = spaces_of(windows.dataset)
-            epochs = epochs_within(self.args.budget, runs, model_name, config, windows, training, spaces)
-            write_atomically(path, json.dumps({"epochs": epochs}))
-        return replace(training, epochs=json.loads(path.read_text())["epochs"])
+            return epochs_within(self.args.budget, runs, model_name, config, windows, training, spaces)
+
+        return replace(training, epochs=kept_epochs(self.args.out / f"budget-{self.args.budget:g}{label}.json", find))
 
     # ---- measurements ----
 

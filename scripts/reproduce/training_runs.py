@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import ui
+from ..results import write_atomically
 
 
 def use_device(device: str) -> None:
@@ -137,3 +138,10 @@ def epochs_within(
     per_epoch = per_step * max(1, len(data) // training.batch_size)
     epochs = int(60 * minutes / (num_runs * per_epoch))
     return max(1, min(epochs, training.epochs))
+
+
+def kept_epochs(path: Path, find: Callable[[], int]) -> int:
+    """The number of epochs that a budget allows: found once, by `find`, and kept in `path`."""
+    if not path.exists():
+        write_atomically(path, json.dumps({"epochs": find()}))
+    return json.loads(path.read_text())["epochs"]
