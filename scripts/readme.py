@@ -55,6 +55,12 @@ FAMILY = NETWORKS | {
 }
 
 
+BOUNDS = {
+    "is": "importance sampling",
+    "smc": "sequential Monte Carlo",
+    "alt": "alternating",
+    "one-step": "importance sampling, one step",
+}
 SB3_TASKS = {"pendulum": "swing-up", "ball-to-goal": "ball to goal", "image-navigation": "image navigation"}
 
 
@@ -232,6 +238,32 @@ TABLES = {
         {"1": "1", "5": "5", "10": "10"},
         beside=("coasting", "still"),
     ),
+    "aesmc-toy": Table(
+        "aesmc-lgssm",
+        "{column}/proposal-error/{row}",
+        "one Gaussian, particles",
+        columns={"toy": "distance of the learned proposal from the optimum"},
+    ),
+    "aesmc-snr-proposal": Table("aesmc-lgssm", "snr/phi/{row}/{column}", "proposal's gradient, particles", BOUNDS),
+    "aesmc-snr-model": Table("aesmc-lgssm", "snr/theta/{row}/{column}", "model's gradient, particles", BOUNDS),
+    "aesmc-model": Table("aesmc-lgssm", "gap/model/{row}/{column}", "nats below the optimum, particles", BOUNDS),
+    "aesmc-joint": Table("aesmc-lgssm", "gap/joint/{row}/{column}", "nats below the optimum, particles", BOUNDS),
+    "aesmc-proposal": Table(
+        "aesmc-lgssm", "proposal-error/{row}/{column}", "proposal's distance from its optimum, particles", BOUNDS
+    ),
+    "aesmc-targets": Table(
+        "aesmc-lgssm",
+        "{column}/{row}",
+        "ten particles",
+        {"smoothing-targets": "smoothing targets", "filtering-targets": "filtering targets"},
+        {"smc-std": "standard deviation of the estimate, nats"},
+    ),
+    "aesmc-gaps": Table(
+        "aesmc-lgssm",
+        "gap/linear-gaussian/optimal/{row}/{column}",
+        "nats below the evidence, particles",
+        BOUNDS,
+    ),
     "discrete-toys": Table(
         "discrete-gradients",
         "{column}/{row}",
@@ -370,8 +402,10 @@ def _cell(table: Table, values: Mapping[str, Any], **parts: str) -> str:
 
 
 def _significant(number: float, digits: int) -> str:
-    """``number`` with so many significant digits and no exponent: 1234567 -> 1,230,000; 0.00123."""
+    """``number`` with so many significant digits: 1234567 -> 1,230,000; 0.00123; 1.23e-07 below a millionth."""
     rounded = float(f"{number:.{digits - 1}e}")
+    if 0 < abs(rounded) < 1e-6:
+        return f"{rounded:.{digits - 1}e}"
     if abs(rounded) >= 10 ** (digits - 1) or rounded == 0:
         return f"{rounded:,.0f}"
     decimals = digits - 1 - int(f"{rounded:e}".split("e")[1])
