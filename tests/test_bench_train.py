@@ -29,6 +29,7 @@ def test_it_stops_when_the_curve_is_passed(args, monkeypatch):
     assert metrics["epochs_to_paper/kvae"]["mean"] == 2
     assert 0 < metrics["minutes_to_paper/kvae"]["mean"] < 5
     assert metrics["epoch_seconds/kvae"]["mean"] > metrics["epoch_seconds/kvae-default"]["mean"] > 0
+    assert all(metrics[f"epoch_seconds/{name}-bf16"]["mean"] > 0 for name in bench.NETWORKS)
     assert metrics["peak_mib/kvae"]["mean"] > 50
 
 

@@ -3,8 +3,10 @@
     epoch_seconds/kvae          one epoch with the paper's decoder, from steps after the first 400: steps are fastest
                                 before the decoder has become sure of its pixels
     epoch_seconds/kvae-default  the same with the default network
-    minutes_to_paper/kvae       until the default network is at or below the paper's smoothing and filtering curves at
-                                every point, on validation sequences; looking does not count
+    epoch_seconds/...-bf16      the same with the networks in bfloat16
+    minutes_to_paper/kvae       until the default network, trained as --training says, is at or below the paper's
+                                smoothing and filtering curves at every point, on validation sequences; looking does
+                                not count
     peak_mib/kvae               largest resident memory of the training process (largest allocation on a GPU)
 
 The data is that of `reverie reproduce kvae-bouncing-ball`, in the same folder.
@@ -19,6 +21,7 @@ import resource
 import sys
 import time
 from dataclasses import asdict, dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from ..results import result_path, write_result
 
 OFFICIAL_SECONDS = 140.0  # the public TensorFlow code, measured on two cores
 WARM_STEPS, TIMED_STEPS = 400, 60
+NETWORKS = {"kvae": KVAEConfig(channels=(32, 32, 32), decoder="paper"), "kvae-default": KVAEConfig()}
+PRECISIONS = {"": "float32", "-bf16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Args:
 
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=40))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=40, precision="bf16"))
     """How the run to the paper's curve is trained."""
     look_epochs: int = 2
     """Epochs between two looks at the curve."""
@@ -75,9 +80,11 @@ def main(args: Args) -> None:
     box = experiment.BouncingBall(experiment.Args(out=args.out, device=args.device, validate=True))
     data, validation = box.windows("train"), box.windows("validation")
     metrics: dict[str, float] = {}
-    for name, config in (("kvae", KVAEConfig(channels=(32, 32, 32), decoder="paper")), ("kvae-default", KVAEConfig())):
+    for network, (suffix, precision) in product(NETWORKS, PRECISIONS.items()):
+        name = network + suffix
         ui.say(f"timing {name}: {WARM_STEPS} steps to settle, then {TIMED_STEPS}")
-        metrics[f"epoch_seconds/{name}"] = epoch_seconds(config, args.training, data)
+        training = replace(args.training, precision=precision)
+        metrics[f"epoch_seconds/{name}"] = epoch_seconds(NETWORKS[network], training, data)
         ui.say(f"{name}: {metrics[f'epoch_seconds/{name}']:.1f} s an epoch")
     if not args.skip_curve:
         metrics |= to_paper(args, data, validation)
