@@ -51,7 +51,7 @@ from .dynamics_parameters import dynamics_parameters
 from .inference import linear_gaussian as lgssm
 from .inference.reference import LOG_2PI, apply, condition, predict
 from .kvae_config import KVAEConfig
-from .networks import ConvEncoder, MLPDecoder, MLPEncoder, PredictionHeads, SubpixelDecoder, apply_flat, he_initialise
+from .networks import ConvEncoder, MLPDecoder, MLPEncoder, PredictionHeads, SubpixelDecoder, apply_flat
 from .state import State, event
 
 MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
@@ -92,8 +92,6 @@ class KVAE(WorldModel):
             self.encoder = ConvEncoder(spaces.frame_shape, config.channels)
             narrow = config.decoder == "narrow"
             self.decoder = SubpixelDecoder(a, spaces.frame_shape, config.channels[::-1], narrow_output=narrow)
-            if config.initial_weights == "he":
-                he_initialise(self.encoder, self.decoder)
         else:
             self.encoder = MLPEncoder(spaces.frame_shape, config.hidden)
             self.decoder = MLPDecoder(a, spaces.frame_shape, config.hidden[::-1])

@@ -22,8 +22,6 @@ class KVAEConfig:
     """Encoder and decoder."""
     channels: tuple[int, ...] = (16, 32, 32)
     """Channels of the convolutions, each of which halves the resolution; the paper has 32 throughout."""
-    initial_weights: Literal["torch", "he"] = "torch"
-    """Of the convolutions. With He's, the first codes differ more between frames: it helps where walls are drawn."""
     hidden: tuple[int, ...] = (25, 25)
     """Hidden units of the MLP encoder and decoder."""
     decoder: Literal["narrow", "paper"] = "narrow"
@@ -94,7 +92,6 @@ class KVAEConfig:
 _OPTIONS = {
     "network": ("conv", "mlp"),
     "decoder": ("narrow", "paper"),
-    "initial_weights": ("torch", "he"),
     "emission": ("mixed", "shared"),
     "likelihood": ("bernoulli", "gaussian"),
     "dynamics_network": ("lstm", "mlp", "fifo", "concrete"),

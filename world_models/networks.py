@@ -103,16 +103,6 @@ class SubpixelDecoder(nn.Module):
         return frames.flatten(-2).permute(0, 3, 1, 2)
 
 
-def he_initialise(encoder: ConvEncoder, decoder: SubpixelDecoder) -> None:
-    """Draw the weights of the 3x3 convolutions so that ReLUs keep the size of a signal (He et al. 2015, eq. 10).
-
-    torch's own draw shrinks it by more than half in each layer.
-    """
-    for layer in (*encoder.layers, *decoder.stages):
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-
-
 class MLPEncoder(nn.Module):
     """(N, *frame) -> (N, F): a hidden stack with ReLU after every layer."""
 
