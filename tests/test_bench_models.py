@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from reverie.scripts.bench import models
 from reverie.scripts.bench.models import Workload
+from reverie.scripts.bench.train import peak_mib
 from reverie.scripts.cli import main
 from reverie.world_models import MODELS
 
@@ -67,3 +69,9 @@ def test_a_missing_peer_says_how_to_get_it(tmp_path):
         models.pyro_seconds(python, 0.0)
     with pytest.raises(ValueError, match="did you mean dmm"):
         models.measure(["dmmm"], "cpu", 0.0, (), None, False)
+
+
+def test_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    ours = np.ones(2**26)  # 512 MiB
+    assert peak_mib("cpu") > ours.nbytes / 2**20
+    assert models.alone(peak_mib, "cpu") < peak_mib("cpu") - 300

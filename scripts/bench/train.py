@@ -17,6 +17,7 @@ beside Pyro's deep Markov model, and what particles cost; see `models.py`.
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import time
@@ -174,7 +175,11 @@ def peak_mib(device: str) -> float:
         import torch
 
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux, what getrusage says begins with the memory of the process that started this one
+        (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB", status.read_text(), re.MULTILINE)
+        return int(peak) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def _fresh(config: KVAEConfig, seed: int, data: Any) -> Any:
