@@ -61,6 +61,10 @@ BOUNDS = {
     "alt": "alternating",
     "one-step": "importance sampling, one step",
 }
+UPDATES = {"seconds_per_update": "s per update", "frames_per_s": "frames/s"}
+PARTICLE_BOUNDS = {"iwae": "IWAE", "fivo": "FIVO"}
+THOUSAND = {str(count): str(count) for count in (1, 10, 100, 1000)}
+OBJECTS = {"slots": (1, 3, 5, 10), "particles": (2, 5, 10, 20)}
 SB3_TASKS = {"pendulum": "swing-up", "ball-to-goal": "ball to goal", "image-navigation": "image navigation"}
 
 
@@ -295,6 +299,25 @@ TABLES = {
         "bench-envs", "{column}/{row}", "frames/s", columns={"single": "single", "vector": "vectorised", "peer": "peer"}
     ),
     "planners": Table("bench-planners", "plans_per_s/{row}", "plans/s"),
+    "models-frames": Table("bench-models", "{column}/frames/{row}", "32 x 20 frames of 32x32", columns=UPDATES),
+    "models-notes": Table(
+        "bench-models",
+        "{column}/notes/{row}",
+        "20 x 100 vectors of 88 bits",
+        {"dmm": "DMM", "pyro-dmm": "DMM, Pyro", "lgssm": "linear-Gaussian"},
+        UPDATES,
+    ),
+    "models-particles": Table("bench-models", "seconds/{row}/{column}", "s, particles", PARTICLE_BOUNDS, THOUSAND),
+    "models-particles-memory": Table(
+        "bench-models", "peak_mib/{row}/{column}", "MiB, particles", PARTICLE_BOUNDS, THOUSAND
+    ),
+    "apdr-cost": Table(
+        "bench-models",
+        "{column}/apdr/{row}",
+        "APDR with",
+        {f"{kind}-{n}": f"{n} {kind if n > 1 else kind[:-1]}" for kind, counts in OBJECTS.items() for n in counts},
+        {"seconds": "s per update", "peak_mib": "MiB"},
+    ),
     "train": Table(
         "bench-train", "{column}/{row}", "training", columns=TRAINING, references=("public TensorFlow code",)
     ),
