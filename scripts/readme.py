@@ -61,6 +61,7 @@ BOUNDS = {
     "alt": "alternating",
     "one-step": "importance sampling, one step",
 }
+MUSIC = {name: name for name in ("JSB", "Piano-midi", "Nottingham", "MuseData")}
 UPDATES = {"seconds_per_update": "s per update", "frames_per_s": "frames/s"}
 PARTICLE_BOUNDS = {"iwae": "IWAE", "fivo": "FIVO"}
 THOUSAND = {str(count): str(count) for count in (1, 10, 100, 1000)}
@@ -267,6 +268,27 @@ TABLES = {
         "gap/linear-gaussian/optimal/{row}/{column}",
         "nats below the evidence, particles",
         BOUNDS,
+    ),
+    "music": Table(
+        "polyphonic-music",
+        "{row}",
+        "test, nats per step",
+        MUSIC,
+        references=("SRNN", "TSBN", "NASMC", "STORN", "RNN-NADE", "RNN"),
+    ),
+    "music-models": Table(
+        "polyphonic-music",
+        "{column}/{row}",
+        "test, nats per step",
+        {
+            "srnn-smooth-res": "SRNN, smoothing, residual",
+            "srnn-smooth": "SRNN, smoothing",
+            "srnn-filt-res": "SRNN, filtering, residual",
+            "srnn-filt": "SRNN, filtering",
+            "vrnn": "VRNN",
+            "gru": "GRU",
+        },
+        MUSIC,
     ),
     "discrete-toys": Table(
         "discrete-gradients",
