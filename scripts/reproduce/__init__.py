@@ -14,7 +14,7 @@ EXPERIMENTS = {
     "kvae-bouncing-ball": Entry(
         "reverie.scripts.reproduce.kvae_bouncing_ball",
         "KVAE on the box: imputation and generation, parity, ablations",
-        "hours",
+        "2 h",
         "kvae-bouncing-ball",
     ),
     "kvae-gravity": Entry(
@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "polyphonic-music": Entry(
         "reverie.scripts.reproduce.polyphonic_music",
         "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
-        "3 h",
+        "1 h",
         "polyphonic-music",
         on_gpu=(
             *("--sets", "JSB", "Nottingham", "MuseData", "Piano-midi", "--d-dim", "300", "--z-dim", "100"),
