@@ -65,7 +65,6 @@ MUSIC = {name: name for name in ("JSB", "Piano-midi", "Nottingham", "MuseData")}
 UPDATES = {"seconds_per_update": "s per update", "frames_per_s": "frames/s"}
 PARTICLE_BOUNDS = {"iwae": "IWAE", "fivo": "FIVO"}
 THOUSAND = {str(count): str(count) for count in (1, 10, 100, 1000)}
-OBJECTS = {"slots": (1, 3, 5, 10), "particles": (2, 5, 10, 20)}
 SB3_TASKS = {"pendulum": "swing-up", "ball-to-goal": "ball to goal", "image-navigation": "image navigation"}
 
 
@@ -337,8 +336,7 @@ TABLES = {
         "bench-models",
         "{column}/apdr/{row}",
         "APDR with",
-        {f"{kind}-{n}": f"{n} {kind if n > 1 else kind[:-1]}" for kind, counts in OBJECTS.items() for n in counts},
-        {"seconds": "s per update", "peak_mib": "MiB"},
+        columns={"seconds": "s per update", "peak_mib": "MiB"},
     ),
     "train": Table(
         "bench-train", "{column}/{row}", "training", columns=TRAINING, references=("public TensorFlow code",)

@@ -129,9 +129,9 @@ class BouncingBall(Experiment):
         """The public code's network on its small budget: a fifth of the data, 20 epochs.
 
         How it is trained is ours. With walls drawn, codes at first shrink to nothing while the decoder learns the
-        walls, and may come back folded: the position that a linear map reads from them is what dynamics can learn. So
-        batches are small (8, not 32: four times as many steps), the divergence's weight rises from .3 over a quarter
-        of training, and the rate falls as in the other runs.
+        walls, and may come back folded, so that dynamics are hard to learn. So batches are small (8, not 32: four times
+        as many steps), the divergence's weight rises from .3 over a quarter of training, alpha sets in at epoch 5, not
+        10, and the rate falls as in the other runs.
         """
         started, per_seed = time.monotonic(), []
         training = TrainingConfig(epochs=20, batch_size=8, kl_warmup=0.25, kl_start=0.3)
