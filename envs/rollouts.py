@@ -5,14 +5,17 @@
 Episode k is settled by (seed, k) alone: the environment is reset with a seed of its own, and a policy draws from a
 generator of its own. So it matters neither how many environments are stepped at once nor how often a collection was
 stopped; the files of a collection that was killed and started again are those of one that ran through, bit for bit.
+Processes that collect into one folder take turns: the second goes on from what the first has left there.
 """
 
+import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 from gymnasium import spaces
 
 from .dataset import Dataset
@@ -22,6 +25,8 @@ from .policies import POLICIES
 from .seeds import EpisodeGenerators, EpisodeSeeds
 from .shards import DatasetError, check_digest, check_size
 
+_log = logging.getLogger(__name__)
+_LOCK = ".lock"  # in the dataset's folder; whoever collects holds it
 _SHARD_BYTES = 64 * 2**20  # of frames: large enough that a batch touches few shards, small enough to hold in memory
 
 
@@ -103,9 +108,16 @@ def collect(
             source={},
             reverie_version=reverie_version(),
         )
-        manifest = _begin(path, wanted, episodes, keep_shards=shard_episodes is None)
-        with _progress_bar(progress, env_id, manifest.num_episodes, episodes) as advance:
-            _run(path, manifest, vector, policy, seeds, episodes, advance)
+        keep_shards = shard_episodes is None
+        known = _found(path, wanted, episodes, keep_shards=keep_shards)
+        complete = known is not None and known.num_episodes == episodes
+        with nullcontext() if complete else _alone_in(path):
+            manifest = _found(path, wanted, episodes, keep_shards=keep_shards)  # again: one may have waited
+            if manifest is None:
+                manifest = wanted
+                manifest.write(path)
+            with _progress_bar(progress, env_id, manifest.num_episodes, episodes) as advance:
+                _run(path, manifest, vector, policy, seeds, episodes, advance)
     return Dataset.open(path)
 
 
@@ -183,19 +195,21 @@ def _probe(vector, seeds) -> tuple[int, dict[str, tuple[int, ...]]]:
     return int(np.prod(state.shape[1:])), {name: arrays[name].shape[1:] for name in sorted(arrays)}
 
 
-def _begin(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) -> Manifest:
-    """The manifest to go on from: a new one, or that of a dataset with the same settings."""
-    if path.exists() and not (path.is_dir() and ((path / FILE_NAME).exists() or not any(path.iterdir()))):
-        what = "a folder with other files" if path.is_dir() else "a file"
-        raise DatasetError(f"{path}: found {what}, expected a dataset or nothing. Give the path of a new folder.")
+def _found(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) -> Manifest | None:
+    """The manifest of a dataset with the wanted settings; None where there is none yet. Writes nothing."""
+    if not path.exists():
+        return None
+    if not path.is_dir():
+        raise DatasetError(f"{path}: found a file, expected a dataset or nothing. Give the path of a new folder.")
     if not (path / FILE_NAME).exists():
-        path.mkdir(parents=True, exist_ok=True)
-        wanted.write(path)
-        return wanted
+        if {entry.name for entry in path.iterdir()} <= {_LOCK}:
+            return None
+        raise DatasetError(
+            f"{path}: found a folder with other files, expected a dataset or nothing. Give the path of a new folder."
+        )
     found = read_manifest(path)
     if not found.shards:  # begun and given up: there is nothing to lose
-        wanted.write(path)
-        return wanted
+        return None
     differences = found.differences(wanted)
     if keep_shards:
         differences = [phrase for phrase in differences if not phrase.startswith("shard_episodes ")]
@@ -214,6 +228,25 @@ def _begin(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) ->
         if found.num_episodes < episodes:  # nothing is added to what was edited
             check_digest(path / shard.file, shard.sha256)
     return found
+
+
+@contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """Collections of one folder take turns: the second goes on from what the first has left there.
+
+    The system frees the lock of a process that was killed.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path / _LOCK)
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        _log.warning("%s: another process collects there; waiting for it", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _resolve_policy(policy: str | Policy | None, env) -> tuple[Policy, dict[str, Any]]:

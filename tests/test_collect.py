@@ -11,7 +11,9 @@ PENDULUM = "reverie/Pendulum-v0"
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
+    if not folder.exists():
+        return None
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
 
 
 def run(*arguments) -> int:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -42,7 +43,7 @@ class Scripted:
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
 
 
 def test_an_episode_is_what_the_environment_gave(tmp_path):
@@ -172,6 +173,23 @@ def test_a_killed_collection_goes_on_bit_for_bit(tmp_path):
     assert deaths == 2 and 0 < counts[0] < counts[1] < 60
     again = collect(DOT, folder, episodes=60, seed=6, policy=Scripted(), num_envs=4, shard_episodes=3, **QUIET)
     assert again.num_episodes == whole.num_episodes == 60
+    assert contents(folder) == contents(tmp_path / "a")
+
+
+def test_two_collections_of_one_folder_take_turns(tmp_path, caplog):
+    whole = collect(DOT, tmp_path / "a", episodes=60, seed=6, policy=Scripted(), num_envs=4, shard_episodes=3, **QUIET)
+    folder, deadline = tmp_path / "b", time.monotonic() + 60
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(folder)], env=environment) as other:
+        while not (folder / shard_name(1)).exists():
+            assert other.poll() is None and time.monotonic() < deadline
+            time.sleep(0.001)
+        os.kill(other.pid, signal.SIGSTOP)  # for longer than one waits in silence
+        threading.Timer(1.5, os.kill, (other.pid, signal.SIGCONT)).start()
+        again = collect(DOT, folder, episodes=60, seed=6, policy=Scripted(), num_envs=4, shard_episodes=3, **QUIET)
+    assert other.returncode == 0
+    assert "another process collects there" in caplog.text
+    assert again.num_episodes == whole.num_episodes
     assert contents(folder) == contents(tmp_path / "a")
 
 
