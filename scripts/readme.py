@@ -61,6 +61,9 @@ BOUNDS = {
     "alt": "alternating",
     "one-step": "importance sampling, one step",
 }
+DENSITIES = FAMILY | {"kvae": "KVAE", "storn": "STORN", "vae": "VAE", "gru": "GRU"}
+GAPS = {name: name.upper() for name in ("elbo", "iwae-10", "iwae-100", "fivo-10", "fivo-100")}
+METHODS = {"iwae": "IWAE", "aesmc": "AESMC", "alt": "alternating"}
 MUSIC = {name: name for name in ("JSB", "Piano-midi", "Nottingham", "MuseData")}
 UPDATES = {"seconds_per_update": "s per update", "frames_per_s": "frames/s"}
 PARTICLE_BOUNDS = {"iwae": "IWAE", "fivo": "FIVO"}
@@ -267,6 +270,17 @@ TABLES = {
         "gap/linear-gaussian/optimal/{row}/{column}",
         "nats below the evidence, particles",
         BOUNDS,
+    ),
+    "bound-gaps": Table(
+        "bound-gaps", "gap/{column}/{row}", "nats below the evidence", {"exact": "the process itself"} | DENSITIES, GAPS
+    ),
+    "moving-agents": Table("moving-agents", "bound/{column}/{row}", "test, nats, particles", METHODS),
+    "moving-agents-gaps": Table(
+        "moving-agents",
+        "gap/iwae-{row}/{column}",
+        "more than by IWAE, nats, particles",
+        {name: label for name, label in METHODS.items() if name != "iwae"},
+        references=("paper",),
     ),
     "music": Table(
         "polyphonic-music",
