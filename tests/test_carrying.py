@@ -131,9 +131,10 @@ def test_a_gru_runs_no_step_and_one_step_alike():
 # ---- the loop ----
 
 
-def tiny(seed=0):
+def tiny(seed=0, **changes):
     torch.manual_seed(seed)
-    return SRNN(SRNNConfig(**GAUSSIAN | {"d_dim": 3, "summary_units": 4}), dataclasses.replace(VECTORS, action_dim=1))
+    config = SRNNConfig(**GAUSSIAN | {"d_dim": 3, "summary_units": 4} | changes)
+    return SRNN(config, dataclasses.replace(VECTORS, action_dim=1))
 
 
 def streams(num=12, length=4):
@@ -169,13 +170,27 @@ def test_the_loop_carries_cuts_and_restarts():
     assert not equal(without, trained)
 
 
-def test_stopped_and_resumed_keeps_the_carried_state(tmp_path):
-    whole, parts = tiny(), tiny()
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_stopped_and_resumed_keeps_the_carried_state(tmp_path, dropout):
+    """And what was dropped: layers that draw for themselves draw the same again."""
+    whole, parts = tiny(dropout=dropout), tiny(dropout=dropout)
     fit(whole, streams(), CONFIG, out=tmp_path / "whole")
     for stop in (1, 3, 4, 6, None):  # within an epoch of 4 steps, at its end, and within the next
         fit(parts, streams(), CONFIG, out=tmp_path / "parts", resume=True, stop_after=stop)
-        parts = tiny(seed=1) if stop else parts
+        parts = tiny(seed=1, dropout=dropout) if stop else parts
+        torch.rand(7)  # by whoever else draws from the global generator
     assert equal(whole, parts)
+
+
+def test_units_are_dropped_in_training_only():
+    model, batch = tiny(dropout=0.5), Batch.from_numpy(streams()[np.arange(3)], tiny().spaces)
+
+    def two():
+        return [model.loss(batch, generator=generator()).elbo for _ in range(2)]
+
+    assert not torch.equal(*two())
+    model.eval()
+    assert torch.equal(*two())
 
 
 def test_a_snapshot_without_its_state_is_not_resumed(tmp_path):

@@ -345,6 +345,8 @@ def test_heads_shape_the_state_of_the_rssm_alone():
         ({"min_std": 0.0}, "min_std must be positive"),
         ({"inference": "both"}, r"inference must be one of \('smoothing', 'filtering'\), found 'both'"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
+        ({"network": "mlp", "dropout": 1.0}, r"dropout must be in \[0, 1\), found 1.0"),
+        ({"dropout": 0.3}, "dropout is of MLP networks, found 0.3 with network='conv'"),
         ({"inputs": "none"}, "inputs must be actions, frames or both, found 'none'"),
     ],
 )

@@ -16,7 +16,7 @@ import torch
 from reverie.world_models import KVAE, LGSSM, Batch, LGSSMConfig, Spaces, training
 from reverie.world_models.checkpoints import load, read_safetensors, save
 from reverie.world_models.cpu_settings import denormals_are_flushed, flushed_denormals
-from reverie.world_models.snapshots import Snapshots
+from reverie.world_models.snapshots import Snapshots, settings_of
 from reverie.world_models.stopping import StopRequest
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from safetensors.torch import load_file, save_file
@@ -256,6 +256,18 @@ def test_a_folder_keeps_its_run(tmp_path):
         other = TrainingConfig(epochs=4, batch_size=4)
         fit(kvae(), DATA, other, out=tmp_path, resume=True)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+
+
+def test_a_setting_younger_than_a_run_has_its_default(tmp_path):
+    """Of the training and of the model; with another value it is another run."""
+    fit(kvae(), DATA, CONFIG, out=tmp_path, stop_after=2)
+    settings = json.loads((tmp_path / "training.json").read_text())
+    del settings["training"]["drop_frames"], settings["config"]["temperature"]
+    (tmp_path / "training.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"other settings: \['training'\]"):
+        fit(kvae(), DATA, replace(CONFIG, drop_frames=0.5), out=tmp_path, resume=True)
+    fit(kvae(), DATA, CONFIG, out=tmp_path, resume=True)
+    assert settings_of(tmp_path) == json.loads((tmp_path / "training.json").read_text())
 
 
 def test_dropped_frames_are_hidden_but_never_all():

@@ -46,9 +46,7 @@ class Snapshots:
         if path.exists():
             if not resume:
                 raise ValueError(f"{out} already holds a run; resume it (--resume) or choose another folder")
-            found = _read_json(path)
-            # A setting that is younger than the run had its default.
-            found["training"] = dataclasses.asdict(type(config)()) | found.get("training", {})
+            found = settings_of(out)
             differs = [key for key in settings if found.get(key) != json.loads(json.dumps(settings[key]))]
             if differs:
                 raise ValueError(
@@ -149,6 +147,35 @@ class Snapshots:
         (out / "metrics.jsonl").write_text(lines)
         carried = checkpoints.read_safetensors(folder / "carried.safetensors") if progress.get("carried") else {}
         return progress["step"], progress["history"], progress["partial"], carried
+
+
+def settings_of(out: Path) -> dict[str, Any]:
+    """What a run was begun with: `training`, `model` (its name), `config`, `extra`.
+
+    A setting that is younger than the run has its default, under which models and training are as before it.
+
+    Raises:
+        ValueError: if `training.json` is missing or damaged.
+    """
+    from . import MODELS
+    from .training import TrainingConfig
+
+    found = _read_json(out / "training.json")
+    found["training"] = _defaults(TrainingConfig) | found.get("training", {})
+    if found.get("model") in MODELS:
+        found["config"] = _defaults(MODELS[found["model"]].Config) | found.get("config", {})
+    return found
+
+
+def _defaults(config: type) -> dict[str, Any]:
+    """Default of every field that has one, as JSON has it."""
+    found = {}
+    for item in dataclasses.fields(config):
+        if item.default is not dataclasses.MISSING:
+            found[item.name] = item.default
+        elif item.default_factory is not dataclasses.MISSING:
+            found[item.name] = item.default_factory()
+    return json.loads(json.dumps(found))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

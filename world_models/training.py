@@ -36,6 +36,7 @@ from .stopping import StopRequest
 from .training_bounds import Objective, fitting_memory
 
 CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
+LAYERS = 1 << 16  # first stream of draws by layers that know no generator, such as dropout
 LOOK_STEPS = 10  # steps between two looks at the loss on an accelerator, which must wait for each
 
 
@@ -283,6 +284,7 @@ def _fit(
             chosen = chosen[accelerator.process_index :: accelerator.num_processes]
             batch = Batch.from_numpy(data[chosen], model.spaces, accelerator.device)
             generator = seeded(config.seed, 1 + accelerator.process_index, step, accelerator.device)
+            torch.manual_seed(seeded(config.seed, LAYERS + accelerator.process_index, step).initial_seed())
             batch = _drop(batch, config.drop_frames, generator)
             progress = step / max(1, total - 1)
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)

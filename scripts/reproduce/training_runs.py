@@ -102,13 +102,13 @@ def weights_of(folder: Path) -> str | None:
 
 def has_settings(folder: Path, config: Mapping[str, Any], training: Any) -> bool:
     """Whether `folder` has a run of this model with these settings; one that is younger than it had its default."""
-    path = folder / "training.json"
-    if not path.exists():
+    from reverie.world_models.snapshots import settings_of
+
+    if not (folder / "training.json").exists():
         return False
-    found = json.loads(path.read_text())
+    found = settings_of(folder)
     wanted = json.loads(json.dumps({"config": dict(config), "training": asdict(training)}))
-    defaults = json.loads(json.dumps(asdict(type(training)())))
-    return found["config"] == wanted["config"] and defaults | found["training"] == wanted["training"]
+    return all(found[part] == wanted[part] for part in wanted)
 
 
 def training_seconds(folder: Path) -> float:

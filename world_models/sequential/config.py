@@ -29,6 +29,8 @@ class FrameConfig:
     """Channels of the convolutions, each of which halves the resolution."""
     hidden: tuple[int, ...] = (128,)
     """Hidden units of the MLP encoder and decoder."""
+    dropout: float = 0.0
+    """Share of the last hidden units of the MLP encoder and decoder that each training step drops."""
     likelihood: Literal["bernoulli", "gaussian", "mixture"] = "bernoulli"
     """Distribution of a frame."""
     frame_std: Literal["global", "learned"] = "global"
@@ -52,6 +54,10 @@ class FrameConfig:
                     raise ValueError(f"{name}.{field} must be at least 1, found {value}")
             if field.endswith("_std") and not isinstance(value, str) and not value > 0:
                 raise ValueError(f"{name}.{field} must be positive, found {value}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{name}.dropout must be in [0, 1), found {self.dropout}")
+        if self.dropout and self.network != "mlp":
+            raise ValueError(f"{name}.dropout is of MLP networks, found {self.dropout} with network={self.network!r}")
 
 
 @dataclass(frozen=True)
