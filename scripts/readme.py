@@ -61,6 +61,9 @@ BOUNDS = {
     "alt": "alternating",
     "one-step": "importance sampling, one step",
 }
+BALLS = FAMILY | {"kvae": "KVAE", "ae-rnn": "AE-RNN", "code-rnn": "RNN on the codes of a VAE"}
+PLACES = {"x": "x", "y": "y", "vx": "velocity in x", "vy": "in y"}
+BOUND = {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"}
 DENSITIES = FAMILY | {"kvae": "KVAE", "storn": "STORN", "vae": "VAE", "gru": "GRU"}
 GAPS = {name: name.upper() for name in ("elbo", "iwae-10", "iwae-100", "fivo-10", "fivo-100")}
 METHODS = {"iwae": "IWAE", "aesmc": "AESMC", "alt": "alternating"}
@@ -115,7 +118,7 @@ TABLES = {
         "{column}/{row}",
         "damped pendulum, nats a sequence",
         FAMILY,
-        {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"},
+        BOUND,
         digits=4,
     ),
     "models-r2-smooth": Table("pendulum-table", "r2/{column}/smooth/{row}", "R², smoothed", FAMILY, TRUTH),
@@ -128,6 +131,25 @@ TABLES = {
     ),
     "models-planning": Table(
         "pendulum-table", "{column}/{row}", "swing-up by CEM", FAMILY, {"normalised_return": "normalised return"}
+    ),
+    "ball-models-bounds": Table(
+        "bouncing-ball-table", "{column}/{row}", "bouncing ball, nats a sequence", BALLS, BOUND, digits=4
+    ),
+    **{
+        f"ball-models-{task}": Table(
+            "bouncing-ball-table",
+            f"hamming/{task}/consecutive/{{column}}/{{row}}",
+            f"{label}, frames missing",
+            BALLS,
+            RUNS,
+            references=("paper",),
+            digits=2,
+        )
+        for task, label in (("smooth", "smoothing"), ("filter", "filtering"))
+    },
+    "ball-models-r2": Table("bouncing-ball-table", "r2/{column}/filter/{row}", "R², filtered", BALLS, PLACES),
+    "ball-models-ahead": Table(
+        "bouncing-ball-table", "mse/open-loop/{column}/{row}", "squared error of a pixel, steps ahead", BALLS
     ),
     "plan-pendulum": Table("plan-pendulum", "{column}/{row}", "swing-up", columns=PLANNING),
     "plan-bouncing-ball": Table("plan-bouncing-ball", "{column}/{row}", "ball to goal", columns=PLANNING),

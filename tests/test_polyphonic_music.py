@@ -139,7 +139,7 @@ def test_the_experiment_measures_its_keys_and_goes_on(args):
 
 
 def test_the_models_are_the_papers_variants(args):
-    found = {name: experiment.model_of(args, name) for name in experiment.MODELS}
+    found = {name: experiment.model_of(args, experiment.Run("JSB", name, 0)) for name in experiment.MODELS}
     options = {
         name: (config["inference"], config["residual"]) for name, (kind, config) in found.items() if kind == "srnn"
     }
@@ -150,6 +150,15 @@ def test_the_models_are_the_papers_variants(args):
         "srnn-filt": ("filtering", False),
     }
     assert found["vrnn"][0] == "vrnn" and found["gru"][0] == "gru" and found["gru"][1]["h_dim"] == 4
+
+
+def test_each_set_has_its_dropout_unless_told_otherwise(args):
+    def dropouts(args):
+        runs = [experiment.Run(name, "gru", 0) for name in experiment.SETS]
+        return {run.music: experiment.model_of(args, run)[1]["dropout"] for run in runs}
+
+    assert dropouts(args) == experiment.DROPOUT and experiment.DROPOUT["Piano-midi"] > 0
+    assert set(dropouts(replace(args, dropout=0.1)).values()) == {0.1}
 
 
 def test_every_model_has_a_run_before_the_best_variant_has_more(args, monkeypatch):

@@ -345,14 +345,31 @@ def test_heads_shape_the_state_of_the_rssm_alone():
         ({"min_std": 0.0}, "min_std must be positive"),
         ({"inference": "both"}, r"inference must be one of \('smoothing', 'filtering'\), found 'both'"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
-        ({"network": "mlp", "dropout": 1.0}, r"dropout must be in \[0, 1\), found 1.0"),
-        ({"dropout": 0.3}, "dropout is of MLP networks, found 0.3 with network='conv'"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), found 1.0"),
         ({"inputs": "none"}, "inputs must be actions, frames or both, found 'none'"),
     ],
 )
 def test_bad_config(change, message):
     with pytest.raises(ValueError, match=message):
         SRNNConfig(**change)
+
+
+@pytest.mark.parametrize(("cls", "config"), [(DMM, DMMConfig), (DVBF, DVBFConfig), (VAE, VAEConfig)])
+def test_dropout_needs_a_deterministic_state(cls, config):
+    with pytest.raises(ValueError, match=rf"dropout=0.3 drops parts of a deterministic state, which {cls.__name__} "):
+        cls(config(**FRAMES, dropout=0.3), VECTORS)
+
+
+@pytest.mark.parametrize("inputs", ["actions", "frames"])
+def test_prior_and_residual_posterior_of_a_step_read_what_is_left_of_one_state(inputs):
+    """Otherwise their distance, which the bound pays for, would hold the noise of two draws."""
+    model, batch = srnn(dropout=0.5, inputs=inputs), windows()
+    glimpses = model._encode(batch.frames, batch.actions, None, None, None, None)
+    states = model._run(glimpses, batch.actions, None, None, None, None, True, seeded())
+    dropped = model._run(glimpses, batch.actions, None, None, None, None, True, seeded())
+    assert not torch.allclose(states.prior_mean, dropped.prior_mean)
+    correction, _ = model.correction(states.past, glimpses.summary)
+    torch.testing.assert_close(states.mean - states.prior_mean, correction)
 
 
 def test_vectors_need_the_mlp():

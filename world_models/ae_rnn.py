@@ -86,4 +86,4 @@ class AERNN(SequentialModel):
 
     def code(self, state: LatentState) -> Tensor:
         """The code that the recurrence expects (*batch, code)."""
-        return self.next_code(state.h)
+        return self.next_code(self.drop(state.h))

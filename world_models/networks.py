@@ -103,19 +103,14 @@ class SubpixelDecoder(nn.Module):
         return frames.flatten(-2).permute(0, 3, 1, 2)
 
 
-def _hidden_stack(sizes: Sequence[int], dropout: float) -> nn.Sequential:
-    """`mlp` with its activation after the last layer, too, and dropout where there is some."""
-    return nn.Sequential(mlp(sizes), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else []))
-
-
 class MLPEncoder(nn.Module):
-    """(N, *frame) -> (N, F): a hidden stack with ReLU after every layer, and dropout after the last."""
+    """(N, *frame) -> (N, F): a hidden stack with ReLU after every layer."""
 
-    def __init__(self, frame_shape: tuple[int, ...], hidden: Sequence[int], dropout: float = 0.0) -> None:
+    def __init__(self, frame_shape: tuple[int, ...], hidden: Sequence[int]) -> None:
         super().__init__()
         if not hidden:
             raise ValueError("an MLP encoder needs at least one hidden layer, found none")
-        self.layers = _hidden_stack([math.prod(frame_shape), *hidden], dropout)
+        self.layers = nn.Sequential(mlp([math.prod(frame_shape), *hidden]), nn.ReLU())
         self.out_features = hidden[-1]
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -123,14 +118,12 @@ class MLPEncoder(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """(N, D) -> (N, *frame): the mirror image of the encoder."""
+    """(N, D) -> (N, *frame)."""
 
-    def __init__(
-        self, in_features: int, frame_shape: tuple[int, ...], hidden: Sequence[int], dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_features: int, frame_shape: tuple[int, ...], hidden: Sequence[int]) -> None:
         super().__init__()
         self.frame_shape = frame_shape
-        self.layers = _hidden_stack([in_features, *hidden], dropout)
+        self.layers = nn.Sequential(mlp([in_features, *hidden]), nn.ReLU())
         self.output = nn.Linear(hidden[-1], math.prod(frame_shape))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -159,9 +159,10 @@ class SRNN(SequentialModel):
         d = glimpses.path if glimpses.path.shape[-1] else self.follow(glimpses, actions, valid, is_first, state)
         summary = glimpses.summary if glimpses.summary.shape[-1] else self._summary(d, glimpses.features)
         z = self.before(actions.shape[:-2]).z if state is None else state.z
-        onto = {"prior": self.transition, "path": d} if self.config.residual else {}
+        read = self.drop(d)
+        onto = {"prior": self.transition, "path": read} if self.config.residual else {}
         past, z, mean, std = posterior_chain(self.correction, summary, z, **onto, sample=sample, generator=generator)
-        return LatentState(d, glimpses.fed, past, z, *self.transition(past, d), mean, std)
+        return LatentState(d, glimpses.fed, past, z, *self.transition(past, read), mean, std)
 
     # ---- capabilities ----
 

@@ -104,4 +104,4 @@ class STORN(SequentialModel):
         return replace(state, h=self.recurrence(state.h, state.inputs, state.z), r=r)
 
     def emission_inputs(self, state: STORNState) -> Tensor:
-        return state.h
+        return self.drop(state.h)

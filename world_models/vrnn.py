@@ -92,4 +92,4 @@ class VRNN(SequentialModel):
         return self.inference(summary, predicted.h)
 
     def emission_inputs(self, state: LatentState) -> Tensor:
-        return torch.cat([self.z_features(state.z), state.h], -1)
+        return torch.cat([self.z_features(state.z), self.drop(state.h)], -1)

@@ -29,8 +29,6 @@ class FrameConfig:
     """Channels of the convolutions, each of which halves the resolution."""
     hidden: tuple[int, ...] = (128,)
     """Hidden units of the MLP encoder and decoder."""
-    dropout: float = 0.0
-    """Share of the last hidden units of the MLP encoder and decoder that each training step drops."""
     likelihood: Literal["bernoulli", "gaussian", "mixture"] = "bernoulli"
     """Distribution of a frame."""
     frame_std: Literal["global", "learned"] = "global"
@@ -41,6 +39,8 @@ class FrameConfig:
     """Components of a Gaussian mixture."""
     initial_logit: float = -3.5
     """Log-odds of a Bernoulli pixel before training: frames are mostly dark."""
+    dropout: float = 0.0
+    """Share of the deterministic state h, as prior and emission read it, that each step of training drops."""
     head_units: int = 64
     """Hidden units of the reward and continuation heads."""
 
@@ -56,8 +56,6 @@ class FrameConfig:
                 raise ValueError(f"{name}.{field} must be positive, found {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"{name}.dropout must be in [0, 1), found {self.dropout}")
-        if self.dropout and self.network != "mlp":
-            raise ValueError(f"{name}.dropout is of MLP networks, found {self.dropout} with network={self.network!r}")
 
 
 @dataclass(frozen=True)

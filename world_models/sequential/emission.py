@@ -26,7 +26,7 @@ def frame_encoder(config: FrameConfig, spaces: Spaces) -> nn.Module:
     """(N, *frame) -> (N, out_features)."""
     if config.network == "conv":
         return ConvEncoder(spaces.frame_shape, config.channels)
-    return MLPEncoder(spaces.frame_shape, config.hidden, config.dropout)
+    return MLPEncoder(spaces.frame_shape, config.hidden)
 
 
 class Emission(nn.Module):
@@ -51,7 +51,7 @@ class Emission(nn.Module):
         if config.network == "conv":
             self.decoder = SubpixelDecoder(in_features, shape, config.channels[::-1], narrow_output=True)
         else:
-            self.decoder = MLPDecoder(in_features, shape, config.hidden[::-1], config.dropout)
+            self.decoder = MLPDecoder(in_features, shape, config.hidden[::-1])
         if config.likelihood == "bernoulli":
             nn.init.constant_(self.decoder.output.bias, config.initial_logit)
         if config.likelihood == "mixture":

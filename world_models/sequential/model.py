@@ -107,7 +107,13 @@ class SequentialModel(WorldModel):
             )
 
     def _finish(self, z_dim: int | None = None) -> None:
-        """Build what depends on the sizes that a subclass has set: the learned start and the heads."""
+        """Build what depends on the sizes that a subclass has set: the learned start, dropout and the heads."""
+        if self.config.dropout and not self.h_dim:
+            raise ValueError(
+                f"dropout={self.config.dropout} drops parts of a deterministic state, which {type(self).__name__} does "
+                "not have; leave it at 0"
+            )
+        self.drop = nn.Dropout(self.config.dropout) if self.config.dropout else nn.Identity()
         self.z_dim = self.config.z_dim if z_dim is None else z_dim
         for name, size in (("h_0", self.h_dim), ("z_0", self.z_dim if self.starts_from_z else 0)):
             setattr(self, name, nn.Parameter(torch.zeros(size)) if size else None)
@@ -160,7 +166,7 @@ class SequentialModel(WorldModel):
 
     def emission_inputs(self, state: LatentState) -> Tensor:
         """What a frame is decoded from."""
-        return torch.cat([state.z, state.h], -1)
+        return torch.cat([state.z, self.drop(state.h)], -1)
 
     # ---- one step ----
 
@@ -190,7 +196,7 @@ class SequentialModel(WorldModel):
     def predict(self, state, action, *, sample=True, generator=None) -> LatentState:
         check_step(self.spaces, state, action=action)
         h = self.recur(state, action)
-        mean, std = self.prior(h, state.z, action)
+        mean, std = self.prior(self.drop(h), state.z, action)
         return replace(
             state, h=h, past=state.z, z=mean, prior_mean=mean, prior_std=std, mean=mean, std=std
         )  # fmt: skip
