@@ -60,7 +60,7 @@ class AERNN(SequentialModel):
         return self.to_code(self.encoder(frames))
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, state.fed, action)
+        return self.recurrence(state.recurrent, state.fed, action)
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return past, past
@@ -86,4 +86,4 @@ class AERNN(SequentialModel):
 
     def code(self, state: LatentState) -> Tensor:
         """The code that the recurrence expects (*batch, code)."""
-        return self.next_code(self.drop(state.h))
+        return self.next_code(state.h)

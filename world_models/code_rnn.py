@@ -75,7 +75,7 @@ class CodeRNN(SequentialModel):
         self._finish()
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, state.z, action)
+        return self.recurrence(state.recurrent, state.z, action)
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_head(h)

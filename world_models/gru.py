@@ -58,7 +58,7 @@ class GRU(SequentialModel):
         self._finish(z_dim=0)
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, state.fed, action)
+        return self.recurrence(state.recurrent, state.fed, action)
 
     def emission_inputs(self, state: LatentState) -> Tensor:
         return super().emission_inputs(state)[..., : self.config.h_dim]
@@ -79,7 +79,7 @@ class GRU(SequentialModel):
     ) -> Tensor | None:
         if valid is not None or is_first is not None:
             return None
-        h = self.initial_state(actions.shape[:-2]).h if state is None else self.recur(state, actions[..., 0, :])
+        h = self.initial_state(actions.shape[:-2]).recurrent if state is None else self.recur(state, actions[..., 0, :])
         inputs = torch.cat([glimpses.fed[..., :-1, :], actions[..., 1:, :]], -1)
         return torch.cat([h.unsqueeze(-2), self.recurrence.run(h, inputs)], -2)
 
@@ -88,5 +88,5 @@ class GRU(SequentialModel):
         h = self.follow(glimpses, actions, valid, is_first, state)
         if h is None or (observed is not None and not bool(observed.all())):
             return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
-        nothing = h[..., :0]
-        return LatentState(h, glimpses.fed, *[nothing] * 6)
+        h, whole = self.dropped(h)
+        return LatentState(h, whole, glimpses.fed, *[h[..., :0]] * 6)

@@ -65,7 +65,7 @@ class RSSM(SequentialModel):
         self._finish()
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, self.inputs(state.z, action))
+        return self.recurrence(state.recurrent, self.inputs(state.z, action))
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_head(h)

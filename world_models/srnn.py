@@ -100,7 +100,7 @@ class SRNN(SequentialModel):
         self._finish()
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self._recur(state.h, state.fed, action)
+        return self._recur(state.recurrent, state.fed, action)
 
     def _recur(self, d: Tensor, fed: Tensor, action: Tensor) -> Tensor:
         return self.recurrence(d, fed) if self.config.inputs == "frames" else self.recurrence(d, fed, action)
@@ -134,7 +134,7 @@ class SRNN(SequentialModel):
         is_first: Tensor | None,
         state: LatentState | None,
     ) -> Tensor:
-        start = self.initial_state(actions.shape[:-2]).h
+        start = self.initial_state(actions.shape[:-2]).recurrent
         d = start if state is None else self.recur(state, actions[..., 0, :])
         if state is not None and is_first is not None:
             d = torch.where(is_first[..., 0, None], start, d)
@@ -156,13 +156,14 @@ class SRNN(SequentialModel):
         whole = observed is None or bool(observed.all())
         if valid is not None or is_first is not None or not whole:
             return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
-        d = glimpses.path if glimpses.path.shape[-1] else self.follow(glimpses, actions, valid, is_first, state)
+        d, whole = glimpses.path, glimpses.whole
+        if not d.shape[-1]:
+            d, whole = self.dropped(self.follow(glimpses, actions, valid, is_first, state))
         summary = glimpses.summary if glimpses.summary.shape[-1] else self._summary(d, glimpses.features)
         z = self.before(actions.shape[:-2]).z if state is None else state.z
-        read = self.drop(d)
-        onto = {"prior": self.transition, "path": read} if self.config.residual else {}
+        onto = {"prior": self.transition, "path": d} if self.config.residual else {}
         past, z, mean, std = posterior_chain(self.correction, summary, z, **onto, sample=sample, generator=generator)
-        return LatentState(d, glimpses.fed, past, z, *self.transition(past, read), mean, std)
+        return LatentState(d, whole, glimpses.fed, past, z, *self.transition(past, d), mean, std)
 
     # ---- capabilities ----
 
@@ -177,5 +178,5 @@ class SRNN(SequentialModel):
         if not self.feeds_back:
             return log_density
         d = self.recur(state, action)
-        same = (d - next_state.h).abs().amax(-1) < torch.finfo(d.dtype).eps ** 0.5  # but for the order of sums
+        same = (d - next_state.recurrent).abs().amax(-1) < torch.finfo(d.dtype).eps ** 0.5  # but for the order of sums
         return torch.where(same, log_density, -torch.inf)

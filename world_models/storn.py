@@ -88,7 +88,7 @@ class STORN(SequentialModel):
         return replace(super().predict(state, action), inputs=torch.cat([state.fed, action], -1))
 
     def recur(self, state: STORNState, action: Tensor) -> Tensor:
-        return state.h
+        return state.recurrent
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(past), torch.ones_like(past)
@@ -101,7 +101,8 @@ class STORN(SequentialModel):
 
     def settle(self, state: STORNState, summary: Tensor | None, known: Tensor | None) -> STORNState:
         r = state.r if summary is None else torch.where(known, summary, state.r)
-        return replace(state, h=self.recurrence(state.h, state.inputs, state.z), r=r)
+        h, whole = self.dropped(self.recurrence(state.recurrent, state.inputs, state.z))
+        return replace(state, h=h, whole=whole, r=r)
 
     def emission_inputs(self, state: STORNState) -> Tensor:
-        return self.drop(state.h)
+        return state.h

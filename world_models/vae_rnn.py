@@ -61,7 +61,7 @@ class VAERNN(SequentialModel):
         self._finish()
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, state.fed, action)
+        return self.recurrence(state.recurrent, state.fed, action)
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_head(h)

@@ -83,7 +83,7 @@ class VRNN(SequentialModel):
         return self.encoder(frames) if self.config.features == "shared" else self.feedback_encoder(frames)
 
     def recur(self, state: LatentState, action: Tensor) -> Tensor:
-        return self.recurrence(state.h, state.fed, self.z_features(state.z), action)
+        return self.recurrence(state.recurrent, state.fed, self.z_features(state.z), action)
 
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         return self.prior_head(h)
@@ -92,4 +92,4 @@ class VRNN(SequentialModel):
         return self.inference(summary, predicted.h)
 
     def emission_inputs(self, state: LatentState) -> Tensor:
-        return torch.cat([self.z_features(state.z), self.drop(state.h)], -1)
+        return torch.cat([self.z_features(state.z), state.h], -1)

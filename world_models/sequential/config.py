@@ -40,7 +40,7 @@ class FrameConfig:
     initial_logit: float = -3.5
     """Log-odds of a Bernoulli pixel before training: frames are mostly dark."""
     dropout: float = 0.0
-    """Share of the deterministic state h, as prior and emission read it, that each step of training drops."""
+    """Share of the deterministic state h that each step of training drops, for all that read it but its recurrence."""
     head_units: int = 64
     """Hidden units of the reward and continuation heads."""
 

@@ -44,7 +44,8 @@ from .config import FrameConfig
 class LatentState(State):
     """A draw of z_t, what it was drawn from, and what the next step needs. Unused fields have length 0."""
 
-    h: Tensor = event(1)  # (*batch, H) deterministic path
+    h: Tensor = event(1)  # (*batch, H) deterministic path, as everything but its recurrence reads it
+    whole: Tensor = event(1)  # (*batch, H) before dropout; empty in models without
     fed: Tensor = event(1)  # (*batch, F) features of the frame last fed back
     past: Tensor = event(1)  # (*batch, z) z_{t-1}
     z: Tensor = event(1)  # (*batch, z); before `update`, the prior's mean
@@ -52,6 +53,11 @@ class LatentState(State):
     prior_std: Tensor = event(1)
     mean: Tensor = event(1)  # (*batch, z), of the posterior
     std: Tensor = event(1)
+
+    @property
+    def recurrent(self) -> Tensor:
+        """(*batch, H) what the recurrence goes on from: dropout must not add up over steps."""
+        return self.whole if self.whole.shape[-1] else self.h
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ class Glimpse(State):
     summary: Tensor = event(1)  # (*batch, S) of this and later frames; empty without smoothing
     informed: Tensor = event(0)  # (*batch) bool: something is seen from this step on
     path: Tensor = event(1)  # (*batch, H) h_t where no draw decides it and the model knew it early; may be empty
+    whole: Tensor = event(1)  # (*batch, H) the same before dropout
 
 
 class SequentialModel(WorldModel):
@@ -166,7 +173,7 @@ class SequentialModel(WorldModel):
 
     def emission_inputs(self, state: LatentState) -> Tensor:
         """What a frame is decoded from."""
-        return torch.cat([state.z, self.drop(state.h)], -1)
+        return torch.cat([state.z, state.h], -1)
 
     # ---- one step ----
 
@@ -184,9 +191,8 @@ class SequentialModel(WorldModel):
 
         z = start(self.z_0, self.z_dim)
         fed = like.new_zeros(*batch_shape, self.fed_dim) if self.feeds_back else nothing
-        return LatentState(
-            h=start(self.h_0, self.h_dim), fed=fed, past=z, z=z, prior_mean=z, prior_std=z, mean=z, std=z
-        )
+        h, whole = self.dropped(start(self.h_0, self.h_dim))
+        return LatentState(h=h, whole=whole, fed=fed, past=z, z=z, prior_mean=z, prior_std=z, mean=z, std=z)
 
     @property
     def fed_dim(self) -> int:
@@ -195,11 +201,15 @@ class SequentialModel(WorldModel):
 
     def predict(self, state, action, *, sample=True, generator=None) -> LatentState:
         check_step(self.spaces, state, action=action)
-        h = self.recur(state, action)
-        mean, std = self.prior(self.drop(h), state.z, action)
+        h, whole = self.dropped(self.recur(state, action))
+        mean, std = self.prior(h, state.z, action)
         return replace(
-            state, h=h, past=state.z, z=mean, prior_mean=mean, prior_std=std, mean=mean, std=std
+            state, h=h, whole=whole, past=state.z, z=mean, prior_mean=mean, prior_std=std, mean=mean, std=std
         )  # fmt: skip
+
+    def dropped(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The fields `h` and `whole` of a state: what dropout leaves, and from what the recurrence goes on."""
+        return (self.drop(h), h) if self.config.dropout else (h, h[..., :0])
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> LatentState:
         check_step(self.spaces, state, frame=frame)
@@ -221,7 +231,7 @@ class SequentialModel(WorldModel):
         nothing = features[..., :0]
         if self.feeds_back and not self.feeds_features:
             fed = apply_flat(self.feedback, frames, rank).to(frames.dtype)
-        return Glimpse(features, fed if self.feeds_back else nothing, nothing, known, nothing)
+        return Glimpse(features, fed if self.feeds_back else nothing, nothing, known, nothing, nothing)
 
     def _close(
         self, predicted: LatentState, glimpse: Glimpse | None, seen: Tensor | None, sample: bool, generator
@@ -317,7 +327,8 @@ class SequentialModel(WorldModel):
             return glimpses
         known = glimpses.informed
         if (path := self.follow(glimpses, actions, valid, is_first, state)) is not None:
-            glimpses = replace(glimpses, path=path)
+            path, whole = self.dropped(path)
+            glimpses = replace(glimpses, path=path, whole=whole)
         summary = self.summarise_sequence(glimpses, actions, known, valid, is_first)
         return replace(glimpses, summary=summary, informed=informed(known, is_first))
 
