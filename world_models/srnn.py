@@ -153,8 +153,8 @@ class SRNN(SequentialModel):
 
     def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
         """As the base class, with everything but z computed for all steps at once."""
-        whole = observed is None or bool(observed.all())
-        if valid is not None or is_first is not None or not whole:
+        all_seen = observed is None or bool(observed.all())
+        if valid is not None or is_first is not None or not all_seen:
             return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
         d, whole = glimpses.path, glimpses.whole
         if not d.shape[-1]:
