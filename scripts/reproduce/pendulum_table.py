@@ -49,7 +49,7 @@ FRAMES = {"channels": (16, 32)}
 ROWS = {
     "kvae-cnn": Row("kvae", PENDULUM, {"learning_rate": 7e-3}),
     "kvae-mlp": Row("kvae", replace(PENDULUM, network="mlp", hidden=(128,)), {"learning_rate": 7e-3}),
-    "dvbf": Row("dvbf", DVBFConfig(**FRAMES), {"kl_start": 0.05, "kl_warmup": 0.5}),
+    "dvbf": Row("dvbf", DVBFConfig(**FRAMES)),
     "dmm": Row("dmm", DMMConfig(**FRAMES)),
     "vrnn": Row("vrnn", VRNNConfig(**FRAMES)),
     "srnn": Row("srnn", SRNNConfig(**FRAMES)),
