@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 from reverie.scripts import readme
-from reverie.scripts.readme import TABLES, Table, rewrite
+from reverie.scripts.readme import rewrite
 from reverie.scripts.results import write_result
+from reverie.scripts.tables import TABLES, Table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
