@@ -5,7 +5,8 @@ draws with it. The old pygame, which knows a single window, is put up with: ther
 their frames in turn until the last of them closes it.
 """
 
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
@@ -19,6 +20,7 @@ class Window:
     """
 
     _sharing = 0  # how many of us are open in the single window
+    _known: ClassVar[WeakSet] = WeakSet()  # all of us
 
     def __init__(self, size: int, fps: float, *, title: str) -> None:
         try:
@@ -31,6 +33,8 @@ class Window:
         self._fps, self._size, self._title = fps, size, title
         self._shares = not hasattr(pygame, "Window")
         Window._sharing += self._shares
+        Window._known.add(self)
+        self._window: Any = None
         self._open()
         self._clock = pygame.time.Clock()
 
@@ -39,6 +43,8 @@ class Window:
         try:
             surface = self.surface
         except self._pygame.error:  # somebody quit pygame's display, and took all windows along
+            for window in Window._known:  # before a new one has the address of an old one, and dies in its place
+                window._window = None
             self._open()
             surface = self.surface
         self._pygame.event.pump()  # without it the desktop thinks that the window hangs
@@ -49,7 +55,8 @@ class Window:
     def close(self) -> None:
         """Close the window; where it is shared, once nobody shows frames in it any more."""
         if not self._shares:
-            self._window.destroy()
+            if self._window is not None:
+                self._window.destroy()
             return
         Window._sharing -= 1
         if not Window._sharing:
@@ -58,9 +65,10 @@ class Window:
     @property
     def surface(self) -> Any:
         """The pygame surface that frames are drawn on."""
-        if not self._shares:
-            return self._window.get_surface()
-        found = self._pygame.display.get_surface()
+        if self._shares:
+            found = self._pygame.display.get_surface()
+        else:
+            found = self._window and self._window.get_surface()
         if found is None:
             raise self._pygame.error("the display was quit")
         return found
