@@ -10,7 +10,7 @@ Processes that collect into one folder take turns: the second goes on from what 
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -246,6 +246,8 @@ def _alone_in(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        with suppress(OSError):  # Windows keeps a file that is open; whoever waits notices that this one is gone
+            (path / _LOCK).unlink()
         lock.release()
 
 

@@ -11,9 +11,7 @@ PENDULUM = "reverie/Pendulum-v0"
 
 
 def contents(folder):
-    if not folder.exists():
-        return None
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else None
 
 
 def run(*arguments) -> int:

@@ -43,7 +43,7 @@ class Scripted:
 
 
 def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
 def test_an_episode_is_what_the_environment_gave(tmp_path):

@@ -260,8 +260,7 @@ def _fit(
     data = _cached(data, accelerator.device)
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs
-    snapshots = None
-    step, history, sums, state = 0, [], _Means(), None
+    snapshots, step, history, sums, state = None, 0, [], _Means(), None
     if out is not None and accelerator.is_main_process:
         snapshots = Snapshots(Path(out), config, model, extra, resume)
     if out is not None and resume:
