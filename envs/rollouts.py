@@ -109,13 +109,11 @@ def collect(
             reverie_version=reverie_version(),
         )
         keep_shards = shard_episodes is None
-        known = _found(path, wanted, episodes, keep_shards=keep_shards)
-        complete = known is not None and known.num_episodes == episodes
+        manifest = _found(path, wanted, episodes, keep_shards=keep_shards)
+        complete = manifest is not None and manifest.num_episodes == episodes
         with nullcontext() if complete else _alone_in(path):
-            manifest = _found(path, wanted, episodes, keep_shards=keep_shards)  # again: one may have waited
-            if manifest is None:
-                manifest = wanted
-                manifest.write(path)
+            if not complete:
+                manifest = _begin(path, wanted, episodes, keep_shards=keep_shards)
             with _progress_bar(progress, env_id, manifest.num_episodes, episodes) as advance:
                 _run(path, manifest, vector, policy, seeds, episodes, advance)
     return Dataset.open(path)
@@ -225,8 +223,17 @@ def _found(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) ->
         )
     for shard in found.shards:
         check_size(path / shard.file, shard.bytes)
-        if found.num_episodes < episodes:  # nothing is added to what was edited
-            check_digest(path / shard.file, shard.sha256)
+    return found
+
+
+def _begin(path: Path, wanted: Manifest, episodes: int, *, keep_shards: bool) -> Manifest:
+    """The manifest to go on from, once nobody else is at work: a new one, or that of a dataset that nobody edited."""
+    found = _found(path, wanted, episodes, keep_shards=keep_shards)
+    if found is None:
+        wanted.write(path)
+        return wanted
+    for shard in found.shards if found.num_episodes < episodes else ():  # nothing is added to what was edited
+        check_digest(path / shard.file, shard.sha256)
     return found
 
 

@@ -182,17 +182,6 @@ def test_stopped_and_resumed_keeps_the_carried_state(tmp_path, dropout):
     assert equal(whole, parts)
 
 
-def test_units_are_dropped_in_training_only():
-    model, batch = tiny(dropout=0.5), Batch.from_numpy(streams()[np.arange(3)], tiny().spaces)
-
-    def two():
-        return [model.loss(batch, generator=generator()).elbo for _ in range(2)]
-
-    assert not torch.equal(*two())
-    model.eval()
-    assert torch.equal(*two())
-
-
 def test_a_snapshot_without_its_state_is_not_resumed(tmp_path):
     fit(tiny(), streams(), CONFIG, out=tmp_path, stop_after=2)
     next(tmp_path.rglob("carried.safetensors")).unlink()

@@ -37,6 +37,8 @@ def test_somebody_elses_quitting_is_survived():
     pygame.display.quit()
     for env in (second, first):
         env.step(env.action_space.sample())
+        if env is second:  # the other one's old window must not be freed, and close what is new, later on
+            assert first.unwrapped._window._window is None
     first.close()
     pygame.display.quit()
     second.close()

@@ -168,14 +168,8 @@ def settings_of(out: Path) -> dict[str, Any]:
 
 
 def _defaults(config: type) -> dict[str, Any]:
-    """Default of every field that has one, as JSON has it."""
-    found = {}
-    for item in dataclasses.fields(config):
-        if item.default is not dataclasses.MISSING:
-            found[item.name] = item.default
-        elif item.default_factory is not dataclasses.MISSING:
-            found[item.name] = item.default_factory()
-    return json.loads(json.dumps(found))
+    """The fields of settings that nobody changed, as JSON has them."""
+    return json.loads(json.dumps(dataclasses.asdict(config())))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ of `srnn.py`:
 - the deterministic state is dropped out in training on sets where the networks overfit (Piano-midi), in all models.
 - for two cores, networks are smaller, and 32 epochs at a higher rate replace 50 at 1e-3; the paper's, for an
   accelerator and all four sets, are `--sets JSB Nottingham MuseData Piano-midi --d-dim 300 --z-dim 100 --units 500
-  --training.epochs 50 --training.learning-rate 1e-3 --training.decay-after 20 --training.kl-warmup 0.4`.
+  --dropout 0 --training.epochs 50 --training.learning-rate 1e-3 --training.decay-after 20 --training.kl-warmup 0.4`.
 Both have one sample of z per step.
 """
 

@@ -120,7 +120,7 @@ class SequentialModel(WorldModel):
                 f"dropout={self.config.dropout} drops parts of a deterministic state, which {type(self).__name__} does "
                 "not have; leave it at 0"
             )
-        self.drop = nn.Dropout(self.config.dropout) if self.config.dropout else nn.Identity()
+        self.drop = nn.Dropout(self.config.dropout)
         self.z_dim = self.config.z_dim if z_dim is None else z_dim
         for name, size in (("h_0", self.h_dim), ("z_0", self.z_dim if self.starts_from_z else 0)):
             setattr(self, name, nn.Parameter(torch.zeros(size)) if size else None)
@@ -208,7 +208,11 @@ class SequentialModel(WorldModel):
         )  # fmt: skip
 
     def dropped(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The fields `h` and `whole` of a state: what dropout leaves, and from what the recurrence goes on."""
+        """The fields `h` and `whole` of a state: what dropout leaves, and from what the recurrence goes on.
+
+        All that read a step's h see the same parts of it, but for a summary of later frames where states follow one by
+        one (missing frames, particle bounds): it reads an h that was dropped on its own.
+        """
         return (self.drop(h), h) if self.config.dropout else (h, h[..., :0])
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> LatentState:
