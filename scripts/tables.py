@@ -51,6 +51,13 @@ PLACES = {"x": "x", "y": "y", "vx": "velocity in x", "vy": "in y"}
 BOUND = {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"}
 DENSITIES = FAMILY | {"kvae": "KVAE", "storn": "STORN", "vae": "VAE", "gru": "GRU"}
 GAPS = {name: name.upper() for name in ("elbo", "iwae-10", "iwae-100", "fivo-10", "fivo-100")}
+TRACKING = {
+    "count_accuracy": "frames with the right count",
+    "idf1": "IDF1",
+    "mota": "MOTA",
+    "id_switches_per_sequence": "identities switched, per sequence",
+    "restarts_ok": "share of starts with count .95, IDF1 .9",
+}
 METHODS = {"iwae": "IWAE", "aesmc": "AESMC", "alt": "alternating"}
 MUSIC = {name: name for name in ("JSB", "Piano-midi", "Nottingham", "MuseData")}
 UPDATES = {"seconds_per_update": "s per update", "frames_per_s": "frames/s"}
@@ -236,14 +243,33 @@ TABLES = {
         "apdr-balls",
         "{row}",
         "up to 3 balls, 40 frames",
+        TRACKING,
+        beside=("air", "components"),
+    ),
+    "apdr-digits": Table(
+        "apdr-digits",
+        "{row}",
+        "up to 2 digits, 10 frames",
+        TRACKING,
+        references=("SQAIR, released checkpoint",),
+        beside=("air", "components"),
+    ),
+    "air-digits": Table(
+        "air-digits",
+        "{column}/{row}",
+        "up to 2 digits, one frame",
+        {
+            "vimco": "VIMCO",
+            "nvil": "NVIL",
+            "concrete": "relaxed",
+            "remainder": "VIMCO, steps see what is left",
+            "always-one": '"one", always',
+        },
         {
             "count_accuracy": "frames with the right count",
-            "idf1": "IDF1",
-            "mota": "MOTA",
-            "id_switches_per_sequence": "identities switched, per sequence",
-            "restarts_ok": "share of starts with count .95, IDF1 .9",
+            "one_to_one": "with an object on each digit",
+            "restarts_ok": "share of starts with .9 of both",
         },
-        beside=("air", "components"),
     ),
     "apdr-balls-ahead": Table(
         "apdr-balls",

@@ -68,7 +68,7 @@ EXPERIMENTS = {
     "air-digits": Entry(
         "reverie.scripts.reproduce.air_digits",
         "AIR on still digits: count accuracy, restarts with a digit per step",
-        "10 h",
+        "2 h",
         "air-digits",
     ),
     "discrete-gradients": Entry(
@@ -96,7 +96,7 @@ EXPERIMENTS = {
         "moving-agents",
         on_gpu=(
             *("--particles", "10", "20", "40", "--train-sequences", "4000", "--test-sequences", "1000"),
-            *("--training.epochs", "80", "--model.channels", "32", "64", "128"),
+            *("--training.epochs", "80", "--training.batch-size", "25", "--model.channels", "32", "64", "128"),
         ),
     ),
     "speech": Entry(
