@@ -166,14 +166,15 @@ EXPERIMENTS = {
     "apdr-balls": Entry(
         "reverie.scripts.reproduce.apdr_balls",
         "APDR counts and follows balls that enter, leave and hide each other",
-        "hours",
+        "2 h",
         "apdr-balls",
     ),
     "apdr-digits": Entry(
         "reverie.scripts.reproduce.apdr_digits",
         "the same on two handwritten digits that glide for ten frames",
-        "hours",
+        "6 h",
         "apdr-digits",
+        on_gpu=("--training.epochs", "40"),
     ),
     "sb3": Entry(
         "reverie.scripts.reproduce.sb3",
