@@ -79,7 +79,7 @@ class Args(Options):
     """The VRNN."""
     training: TrainingConfig = field(
         default_factory=lambda: TrainingConfig(
-            epochs=10, batch_size=25, learning_rate=1e-3, schedule="constant", clip_norm=1e3
+            epochs=10, batch_size=5, learning_rate=1e-3, schedule="constant", clip_norm=1e3
         )
     )
     """How every run is trained (each with its own seed and bounds)."""
