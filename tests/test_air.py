@@ -141,6 +141,15 @@ def test_a_learned_baseline_learns_what_follows():
     assert groups["baseline"]["lr_factor"] == model.config.baseline_rate
 
 
+@pytest.mark.parametrize("frame_std", [1.0, 0.01])
+def test_the_baselines_loss_is_in_the_signals_unit(frame_std):
+    # in nats squared it is in the millions with sharp pixels, and so is its gradient, with which all others are clipped
+    model = build(gradient="nvil", num_particles=1, frame_std=frame_std)
+    loss = model.loss(batch_of(some_frames(200, 1)), generator=torch.Generator().manual_seed(0))
+    choices = model.config.num_slots
+    assert 0.01 < -loss.terms["baseline"].mean() < 2 * choices
+
+
 def test_relaxed_choices_have_gradients_without_a_score():
     model = build(gradient="concrete", num_particles=1)
     proposal = model.propose(

@@ -20,8 +20,9 @@ theta, the ratio p(n + 1) / p(n) (of the geometric prior P(one more)), falls in 
 wants few objects from the beginning finds none, one that never does explains a digit by several.
 
 Deviations. Frames are read by convolutions rather than by an MLP. where's prior is learned. NVIL's running moments are
-those of the batch, so that the loss has no memory. `attends="remainder"` is ours: step i sees the frame less what the
-objects before it explain, as in a mixture that is fitted part by part, so that it need not remember them.
+those of the batch, so that the loss has no memory, and its baseline's error is in the signal's unit.
+`attends="remainder"` is ours: step i sees the frame less what the objects before it explain, as in a mixture that is
+fitted part by part, so that it need not remember them.
 
 Missing frames: the posterior is the prior.
 
@@ -372,9 +373,10 @@ class AIR(WorldModel):
         asked = found.asked if seen is None else found.asked & seen.unsqueeze(-1)
         rest, counts = (x.detach().flatten(0, -2) for x in (following - learned, asked))
         mean, variance = (x.reshape(following.shape) for x in moments_of_others(rest, counts))
-        signal = (following - learned - mean) / variance.sqrt().clamp(min=1)
-        score = with_gradient_of(found.log_q, signal).sum(-1)
-        error = torch.where(asked, baseline_loss(following - mean, learned), 0.0).sum(-1)
+        scale = variance.sqrt().clamp(min=1)
+        score = with_gradient_of(found.log_q, (following - learned - mean) / scale).sum(-1)
+        # in the signal's unit: in nats its gradient is a hundred times that of all else, and clips it away
+        error = torch.where(asked, baseline_loss((following - mean) / scale, learned / scale), 0.0).sum(-1)
         return score.mean(-1), -error.mean(-1)
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
