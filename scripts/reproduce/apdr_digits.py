@@ -4,8 +4,9 @@ The references are SQAIR's (its released checkpoint on its own validation data):
 as there digits may slide out of the picture. Their light adds up, so digits are rendered that way. Digits of the test
 are never seen in training. What is measured, see `apdr_tracking.py`.
 
-The pixels' noise is that of `air-digits`. An object is paid for once, where it appears: 230 nats, or 23 for each of ten
-frames, where `air-digits` asks for 16 in its one. For 1.6 a frame (theta of 1e-7) two windows to a digit pay.
+The pixels' noise is that of `air-digits`, and so is all else of the model of single frames. An object is paid for
+once, where it appears: 230 nats, or 23 for each of ten frames, where `air-digits` asks for 16 in its one. For 1.6 a
+frame (theta of 1e-7) two windows to a digit pay.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from reverie.world_models import APDRConfig
+from reverie.world_models import AIRConfig, APDRConfig
 from reverie.world_models.training import TrainingConfig
 
 from .apdr_tracking import Args as TrackingArgs
@@ -48,6 +49,10 @@ class Args(TrackingArgs):
         default_factory=lambda: TrainingConfig(epochs=10, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
     )
     """How each is trained."""
+    air: AIRConfig = field(default_factory=lambda: AIRConfig(num_particles=3, frame_std=0.3, ratio=1e-7))
+    """The model of single frames."""
+    air_epochs: int = 5
+    """Of the training of single frames, whatever --budget and --epochs say."""
 
 
 def main(args: Args) -> None:
