@@ -342,6 +342,19 @@ TABLES = {
         "three bits",
         columns={"bias": "bias", "bias-errors": "largest bias, standard errors", "variance": "variance"},
     ),
+    "discrete-one-bit": Table(
+        "discrete-gradients",
+        "{column}/one-bit/0.499/{row}",
+        "one bit, target .499",
+        columns={"bias-errors": "bias, standard errors", "variance": "variance", "theta": "theta after 3,000 steps"},
+        references=("public code",),
+    ),
+    "discrete-losses": Table(
+        "discrete-gradients",
+        "final-loss/{column}/{row}",
+        "loss after training",
+        columns={"hundred-bits": "hundred bits, 2,000 steps", "cosine": "four-way cosine, 500 steps"},
+    ),
     "discrete-vae": Table(
         "discrete-gradients",
         "{column}/vae/{row}",
