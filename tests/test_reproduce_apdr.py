@@ -11,7 +11,7 @@ from reverie.scripts.outlines import colour_of, outlined
 from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
 from reverie.scripts.reproduce.apdr_measures import hidden_frames
-from reverie.scripts.reproduce.component_tracker import components, relinked, track_components
+from reverie.scripts.reproduce.component_tracker import Pace, components, relinked, track_components
 from reverie.scripts.true_objects import TrueObjects, lives, true_tracks
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
@@ -136,6 +136,9 @@ def test_the_floor_follows_what_does_not_touch_and_bridges_gaps():
         [(Tracks(ids, np.array(truth, float), there), track_components(np.stack(frames)))], (32, 32)
     )
     assert (found["mota"], found["idf1"], found["id_switches"], found["count_accuracy"]) == (1.0, 1.0, 0.0, 1.0)
+    fast = np.stack([picture((4 + 7 * t, 8, 3)) for t in range(4)])
+    assert track_components(fast).ids.max() == 3
+    assert track_components(fast, Pace(reach=8.0, velocity_variance=49.0)).ids.max() == 0
     crossing = np.stack([picture((3 + 2 * t, 8, 3), (29 - 2 * t, 9, 3)) for t in range(14)])
     assert (track_components(crossing).ids >= 0).sum(1).min() == 1
 
@@ -152,6 +155,7 @@ def test_frame_by_frame_objects_are_linked_to_the_nearest():
     )
     found = tracking_metrics([(truth, relinked(mixed))], (32, 32))
     assert (found["idf1"], found["id_switches"]) == (1.0, 0.0)
+    assert relinked(mixed, Pace(reach=0.5)).ids.max() == 15  # everybody is new in every frame
     gone = Tracks(np.full((8, 2), -1), boxes, np.ones((8, 2)))
     assert not (relinked(gone).ids >= 0).any()
 

@@ -20,6 +20,7 @@ from reverie.world_models.training import TrainingConfig
 
 from .apdr_tracking import Args as TrackingArgs
 from .apdr_tracking import Tracking
+from .component_tracker import Pace
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class Digits(Tracking):
     lengths: ClassVar = {"train": 10, "validation": 10, "test": 10}
     context, horizons = 5, (1, 3, 5)
     reach = 8.0
+    # at most 10 pixels a frame per axis, and 3 of acceleration that lasts, both uniform
+    pace = Pace(reach=14.0, velocity_variance=33.0, moved_variance=3.0)
     references: ClassVar = {"SQAIR, released checkpoint": {"count_accuracy": 0.9453}}
 
     def world_of(self, name: str) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from ..measuring import Chosen
 from ..outlines import outlined
 from ..true_objects import TrueObjects, true_tracks
 from . import apdr_measures as measures
+from .component_tracker import BALLS, relinked, track_components
 from .experiment import Experiment, Options, Source, by_key, mean
 from .training_runs import training_seconds
 
@@ -84,6 +85,7 @@ class Tracking(Experiment):
         episodes, lengths: of each data set.
         context, horizons: frames seen, and steps after them, where prediction is measured.
         reach: largest distance in pixels at which a predicted object is taken for a true one.
+        pace: of its objects, for the trackers beside ours.
         references: figures of others, by the same keys.
     """
 
@@ -96,6 +98,7 @@ class Tracking(Experiment):
     lengths: Mapping[str, int]
     context, horizons = 10, (1, 5, 10)
     reach = 4.0
+    pace = BALLS
     references: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
     def world_of(self, name: str) -> Mapping[str, Any]:
@@ -127,17 +130,14 @@ class Tracking(Experiment):
 
     def components(self) -> None:
         """The floor: connected components, each with a Kalman filter."""
-        from .component_tracker import track_components
-
         started, truth = time.monotonic(), self.truth()
-        found = self.tracking(truth, map(track_components, truth[np.arange(len(truth))]["frames"]))
+        frames = truth[np.arange(len(truth))]["frames"]
+        found = self.tracking(truth, (track_components(sequence, self.pace) for sequence in frames))
         self.store("components", measures.prefixed(found, "components"), time.monotonic() - started)
 
     def air(self) -> None:
         """What tracking adds to finding objects: AIR sees every frame by itself."""
         from reverie.world_models.evaluation.following import filtered_mse, follow
-
-        from .component_tracker import relinked
 
         started, per_seed, seconds, truth = time.monotonic(), [], 0.0, self.truth()
         for seed in self.args.air_seeds:
@@ -146,7 +146,7 @@ class Tracking(Experiment):
             self.run(folder, self.args.air, training, f"AIR, seed {seed}", model_name="air")
             seconds += training_seconds(folder)
             model = self.load(folder)
-            found = self.tracking(truth, map(relinked, follow(model, truth)))
+            found = self.tracking(truth, (relinked(tracks, self.pace) for tracks in follow(model, truth)))
             per_seed.append(found | {"mse": filtered_mse(model, truth)})
         metrics = measures.prefixed(by_key(per_seed), "air")
         self.store("air", metrics, max(seconds, time.monotonic() - started))
