@@ -92,6 +92,14 @@ def trace(path):
     return tuple(found)
 
 
+def explained(model, kept):
+    """The picture of objects."""
+    if not kept:
+        return model.renderer.background
+    what, where = (torch.stack([getattr(thing, name) for thing in kept]) for name in ("what", "where"))
+    return model.renderer(torch.ones(len(kept)).double(), what, where).mean
+
+
 def weigh(model, frames, actions, path):
     """log q of the discrete choices, and the log-weight, of one path; frames (T, C, H, W), actions (T, A)."""
     config, size = model.config, model.config.glimpse_size
@@ -111,7 +119,8 @@ def weigh(model, frames, actions, path):
 
             expected = window(config, p_where.mean)
             wide = torch.cat([config.margin * expected[:2], expected[2:]])
-            look = model.encoder(read(frame, wide, size))
+            left = frame - explained(model, kept) if config.attends == "remainder" else frame
+            look = model.encoder(read(left, wide, size))
             hidden = model.propagation.cell(torch.cat([look, thing.what, before]), hidden)
             out = model.propagation.head(hidden)
             q_stay = Bernoulli(logits=p_stay.logits + out[0])

@@ -80,8 +80,9 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-def test_the_bound_is_the_enumeration(without_noise):
-    model, batch = make_model(), make_batch()
+@pytest.mark.parametrize("attends", ["frame", "remainder"])
+def test_the_bound_is_the_enumeration(attends, without_noise):
+    model, batch = make_model(replace(SMALL, attends=attends)), make_batch()
     found, log_q, log_weight = enumerated(model, batch)
     all_paths = twin.paths(2, 2)
     assert sorted(map(twin.trace, all_paths)) == sorted(found)
@@ -96,9 +97,11 @@ def test_the_bound_is_the_enumeration(without_noise):
     assert float(log_q.detach().exp().max()) < 0.6, "the choices must be open"
 
 
-def test_an_object_finds_its_own_prior_again(without_noise):
+@pytest.mark.parametrize(("attends", "rendering"), [("frame", "over"), ("remainder", "over"), ("remainder", "add")])
+def test_an_object_finds_its_own_prior_again(attends, rendering, without_noise):
     """Five steps with three slots: whoever mixes up objects when one vanishes gets other weights than the twin."""
-    model, batch = make_model(replace(SMALL, num_slots=3, ratio=0.9)), make_batch(steps=5)
+    config = replace(SMALL, num_slots=3, ratio=0.9, attends=attends, rendering=rendering)
+    model, batch = make_model(config), make_batch(steps=5)
     ids, log_q, log_weight = propose(model, batch, (40,), seeded(1))
     survived_another = 0
     for row, numbers in enumerate(ids.tolist()):
@@ -141,10 +144,10 @@ def test_whom_nobody_sees_moves_on_as_he_did_and_is_pushed():
         assert (changed.abs().max() > 0.01) == (push > 0)
 
 
-@pytest.mark.parametrize("objective", ["iwae", "elbo"])
-def test_values_and_gradients_are_those_of_the_enumeration(objective, without_noise):
+@pytest.mark.parametrize(("objective", "attends"), [("iwae", "frame"), ("elbo", "frame"), ("elbo", "remainder")])
+def test_values_and_gradients_are_those_of_the_enumeration(objective, attends, without_noise):
     """Two particles: the expected objective over all pairs of paths, and its gradient, beside draws of `loss`."""
-    model, batch = make_model(replace(SMALL, objective=objective)), make_batch()
+    model, batch = make_model(replace(SMALL, objective=objective, attends=attends)), make_batch()
     _, log_q, log_weight = enumerated(model, batch)
     pairs = torch.logaddexp(log_weight[:, None], log_weight) - math.log(2)
     if objective == "elbo":

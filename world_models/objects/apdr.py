@@ -160,7 +160,7 @@ class APDR(WorldModel):
         if empty:
             kept = self.propagation.nobody(predicted)
         else:
-            kept = self.propagation(predicted, frame, seen, self.encoder, noise())
+            kept = self.propagation(predicted, frame, seen, self.encoder, self.renderer, noise())
         new = self.discovery(predicted, kept, self.discovery_prior, frame, maps, seen, self.encoder, noise(), log_theta)
         scene = self._close(predicted, kept, new)
         log_likelihood = self.decode(scene).log_prob(frame)

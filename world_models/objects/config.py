@@ -12,6 +12,7 @@ _OPTIONS = {
     "objective": ("iwae", "elbo"),
     "presence": ("discrete", "concrete"),
     "discovery_prior": ("geometric", "learned"),
+    "attends": ("frame", "remainder"),
     "propagate_around": ("prior", "last"),
     "appearance": ("residual", "gated"),
 }
@@ -73,6 +74,9 @@ class APDRConfig:
     (for FIVO: training by the bound fivo-K, to which `anneal`, `grow` and `settled` do not apply; theta is `ratio`)."""
     temperature: float = 0.5
     """Of the relaxation."""
+    attends: Literal["frame", "remainder"] = "frame"
+    """In what propagation looks for an object first: the frame, or the frame less what those before it explain, so that
+    two cannot settle on one."""
     discovery_prior: Literal["geometric", "learned"] = "geometric"
     """Of the number of new objects: truncated geometric, or (SQAIR) learned, given how many are expected to stay (the
     sum of their prior's probabilities of survival); then `first_ratio`, `ratio` and `anneal` have no effect."""

@@ -11,7 +11,9 @@
 
 The weights are one for all objects, which are visited in the order of their births; h^{P,0} is a function of the
 scene's h_{t-1}^q. This chain is sequential by definition; it is a small recurrence, as all first glimpses are read and
-encoded at once before it, and all second ones after it. Where no frame is seen, posteriors are the priors.
+encoded at once before it, and all second ones after it. Where no frame is seen, posteriors are the priors. Ours:
+with `attends="remainder"`, object i looks for itself first in x_t less what objects 1 ... i - 1 explain, as in
+`air.py`, so that two objects that meet cannot both go on with one of them.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from .attention import GlimpseEncoder, read, windows_of
 from .config import APDRConfig
 from .motion import Motion
 from .presence import Answer, ask
+from .rendering import Renderer
 from .scene import Scene
 from .steps import Drawn, Noise, known, positive, relative, step_cell
 
@@ -93,7 +96,15 @@ class Propagation(nn.Module):
         if gates:
             nn.init.constant_(self.what_head[-1].bias[2 * what :], 1.0)
 
-    def forward(self, scene: Scene, frame: Tensor, seen: Tensor | None, encoder: GlimpseEncoder, noise: Noise) -> Drawn:
+    def forward(
+        self,
+        scene: Scene,
+        frame: Tensor,
+        seen: Tensor | None,
+        encoder: GlimpseEncoder,
+        renderer: Renderer,
+        noise: Noise,
+    ) -> Drawn:
         """Draw what becomes of the objects of a predicted scene.
 
         Args:
@@ -101,49 +112,57 @@ class Propagation(nn.Module):
             frame: (*batch, C, H, W), finite everywhere.
             seen: (*batch) bool; None where all frames are.
             encoder: of glimpses.
+            renderer: of objects, for the remainder of a frame.
             noise: of the draws.
         """
         config, there = self.config, scene.present
         around = scene.place if config.propagate_around == "prior" else scene.last_place
-        windows = windows_of(around, config.smallest, config.largest)
-        sides = windows[..., :2]
-        wide = torch.cat([config.margin * sides, windows[..., 2:]], -1)
-        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size)
-        if config.glimpse_mask:
-            glimpses = glimpses * self.mask(scene.last_what).sigmoid().unflatten(-1, glimpses.shape[-2:]).unsqueeze(-3)
-        inputs = torch.cat([encoder(glimpses), scene.last_what], -1)
+        sides = windows_of(around, config.smallest, config.largest)[..., :2]
+        # All first looks are taken at once, and all second ones, unless each waits for what those before explain.
+        in_turn = config.attends == "remainder"
+        looks = None if in_turn else self._first_look(scene, around, frame, encoder)
 
         hidden, before = self.start(scene.context), scene.place.new_zeros(*scene.batch_shape, 5)
         answers: list[Answer] = []
-        wheres, ratios, states = [], [], []
+        wheres, ratios, states, appearances = [], [], [], []
+        explained = renderer.background
         for i in range(there.shape[-1]):
-            here = there[..., i]
-            following = step_cell(self.cell, torch.cat([inputs[..., i, :], before], -1), hidden)
+            here, centre = there[..., i], around[..., i, :]
+            if in_turn:
+                look = self._first_look(scene.slot(i), centre.unsqueeze(-2), frame - explained, encoder).squeeze(-2)
+            else:
+                look = looks[..., i, :]
+            following = step_cell(self.cell, torch.cat([look, before], -1), hidden)
             hidden = torch.where(here.unsqueeze(-1), following, hidden)
             stays, shift, std = self.head(hidden).split([1, 4, 4], -1)
             prior_stays, prior_std = scene.survival[..., i], scene.place_std[..., i, :]
             if noise.settled:
                 stays, prior_stays = (torch.full_like(leaf, _CERTAIN) for leaf in (stays, prior_stays))
-            mean = around[..., i, :] + relative(shift, sides[..., i, :])
+            mean = centre + relative(shift, sides[..., i, :])
             stays, mean, std = known(
                 seen, (prior_stays + stays.squeeze(-1), mean, positive(std, 0.05)),
                 (prior_stays, scene.place[..., i, :], prior_std),
             )  # fmt: skip
             answers.append(ask(stays, prior_stays, here, **noise.asking))
             where, ratio = drawn_beside(noise.where[..., i, :], mean, std, scene.place[..., i, :], prior_std)
-            before = torch.cat([where - around[..., i, :], torch.ones_like(where[..., :1])], -1)
+            before = torch.cat([where - centre, torch.ones_like(where[..., :1])], -1)
             before = before * answers[-1].value.unsqueeze(-1)
             wheres.append(where)
             ratios.append(ratio)
             states.append(hidden)
+            if in_turn:
+                place, state, draw = (leaf.unsqueeze(-2) for leaf in (where, hidden, noise.what[..., i, :]))
+                appearances.append(self._second_look(scene.slot(i), place, state, frame, seen, encoder, draw))
+                # all of them anew: where objects hide each other, their light does not add up
+                values, whats = torch.stack([a.value for a in answers], -1), torch.cat([a[0] for a in appearances], -2)
+                explained = renderer(values, whats, torch.stack(wheres, -2)).mean
         where, log_where, states = torch.stack(wheres, -2), torch.stack(ratios, -1), torch.stack(states, -2)
         value, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
-        windows = windows_of(where, config.smallest, config.largest)
-        found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size))
-        mean, std = self._appearance(scene, found, states)
-        mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, std), (scene.what, scene.what_std))
-        what, log_what = drawn_beside(noise.what, mean, std, scene.what, scene.what_std)
+        if in_turn:
+            what, log_what = whats, torch.cat([a[1] for a in appearances], -1)
+        else:
+            what, log_what = self._second_look(scene, where, states, frame, seen, encoder, noise.what)
         # What is absent has no place and no appearance; what is present to a degree has.
         exists = there if config.presence == "concrete" else value > 0
         return Drawn(
@@ -159,6 +178,33 @@ class Propagation(nn.Module):
             empty(scene.presence), empty(scene.what), empty(scene.place), zero, zero, zero, zero,
             self.start(scene.context),
         )  # fmt: skip
+
+    def _first_look(self, scene: Scene, around: Tensor, frame: Tensor, encoder: GlimpseEncoder) -> Tensor:
+        """What a wide window shows where objects are expected, and how they looked (*batch, M, F + D)."""
+        config = self.config
+        windows = windows_of(around, config.smallest, config.largest)
+        wide = torch.cat([config.margin * windows[..., :2], windows[..., 2:]], -1)
+        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size)
+        if config.glimpse_mask:
+            glimpses = glimpses * self.mask(scene.last_what).sigmoid().unflatten(-1, glimpses.shape[-2:]).unsqueeze(-3)
+        return torch.cat([encoder(glimpses), scene.last_what], -1)
+
+    def _second_look(
+        self,
+        scene: Scene,
+        where: Tensor,
+        states: Tensor,
+        frame: Tensor,
+        seen: Tensor | None,
+        encoder: GlimpseEncoder,
+        noise: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Draw appearances (*batch, M, D) of objects at `where`, and their log p - log q (*batch, M)."""
+        windows = windows_of(where, self.config.smallest, self.config.largest)
+        found = encoder(read(frame.unsqueeze(-4), windows, self.config.glimpse_size))
+        mean, std = self._appearance(scene, found, states)
+        mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, std), (scene.what, scene.what_std))
+        return drawn_beside(noise, mean, std, scene.what, scene.what_std)
 
     def _appearance(self, scene: Scene, found: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
         inputs = torch.cat([states, found, scene.what, scene.last_what], -1)

@@ -9,7 +9,7 @@ So slots mean nothing: scenes whose slots are permuted are the same scene, and b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import torch
@@ -68,6 +68,11 @@ class Scene(State):
     def objects(self) -> dict[str, Tensor]:
         """The fields that belong to slots, each (*batch, N, ...)."""
         return {item.name: getattr(self, item.name) for item in fields(self) if item.name in _OF_SLOTS}
+
+    def slot(self, i: int) -> Self:
+        """The scene of slot i alone, a view."""
+        axis = self.presence.ndim - 1
+        return replace(self, **{name: leaf.narrow(axis, i, 1) for name, leaf in self.objects().items()})
 
 
 _OF_SLOTS = (
