@@ -213,6 +213,18 @@ def test_training_on_pieces_is_training_on_shorter_windows():
     torch.testing.assert_close(loss.total, pieces.total)
 
 
+def test_what_others_leave_is_looked_at_in_the_end():
+    config = replace(SMALL, num_slots=3, attends="remainder", remainder_from=0.7, anneal=(0.0, 0.0), grow=(0.0, 0.0))
+    whole, left, batch = make_model(replace(config, attends="frame")), make_model(config), make_batch(5, steps=4)
+
+    def both(progress):
+        return (model.loss(batch, progress=progress, generator=seeded()).total for model in (whole, left))
+
+    torch.testing.assert_close(*both(0.69), rtol=0.0, atol=0.0)
+    before, after = both(0.7)
+    assert before != after
+
+
 def test_at_first_nobody_appears_later_and_nobody_vanishes():
     model, batch = make_model(), make_batch(40, steps=4)
     counts = {}

@@ -6,7 +6,7 @@ are never seen in training. What is measured, see `apdr_tracking.py`.
 
 The pixels' noise is that of `air-digits`, and so is all else of the model of single frames. An object is paid for
 once, where it appears: 230 nats, or 23 for each of ten frames, where `air-digits` asks for 16 in its one. For 1.6 a
-frame (theta of 1e-7) two windows to a digit pay.
+frame (theta of 1e-7) two windows to a digit pay. Two digits that meet have to be told apart: `attends`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Args(TrackingArgs):
             ratio=1e-100,
             num_particles=4,
             objective="elbo",
+            attends="remainder",
         )
     )
     """The model."""

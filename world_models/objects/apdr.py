@@ -20,8 +20,9 @@ the prior here has none. Posteriors are relative to priors, so that an object th
 it is expected is a Kalman filter's to say, not a recurrent network's (`motion.py`).
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
-piece begins, and stay. This curriculum is the loss's alone: bounds of particles (iwae-K, fivo-K), for training, too,
-are those of the finished model, with theta of the end, whole windows, and objects that come and go from the beginning.
+piece begins, and stay; what others leave (`attends`) is looked at in the end. This curriculum is the loss's alone:
+bounds of particles (iwae-K, fivo-K), for training, too, are those of the finished model, with theta of the end, whole
+windows, and objects that come and go from the beginning.
 
 Missing frames: posteriors are the priors, so every object moves on, may vanish, and others may appear.
 
@@ -136,11 +137,12 @@ class APDR(WorldModel):
         *,
         empty: bool = False,
         settled: bool = False,
+        in_turn: bool = True,
     ) -> Taken:
         """Propagate, discover, and close the step.
 
-        `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate, `settled`
-        that nobody vanishes, and nobody appears after the first step of a scene.
+        `frame` and `maps` broadcast over the batch shape; `empty` says that there is nobody to propagate; the
+        others are of the curriculum, see `steps.Noise`.
         """
         batch_shape, config = predicted.batch_shape, self.config
         if frame is None:
@@ -155,7 +157,7 @@ class APDR(WorldModel):
         def noise() -> Noise:
             parts = (predicted.what, predicted.place)
             drawn = (normal_like(p, generator) if sample else torch.zeros_like(p) for p in parts)
-            return Noise(*drawn, asking, settled)
+            return Noise(*drawn, asking, settled, in_turn)
 
         if empty:
             kept = self.propagation.nobody(predicted)
@@ -211,8 +213,8 @@ class APDR(WorldModel):
         pieces = batch.map(lambda leaf: leaf.unflatten(axis, (steps // length, length)))
         start = torch.arange(length, device=batch.is_first.device) == 0
         pieces = replace(pieces, is_first=pieces.is_first | start)
-        settled = progress < self.config.settled
-        terms, log_q, scalars = self._run(pieces, self.config.log_ratio(progress), settled, generator)
+        phase = {"settled": progress < self.config.settled, "in_turn": progress >= self.config.remainder_from}
+        terms, log_q, scalars = self._run(pieces, self.config.log_ratio(progress), phase, generator)
         log_weights = sum(terms.values())  # (*batch, n, L, K)
         bound = self._bound(log_weights, log_q)
         whole = {name: term.detach().mean(-1).flatten(-2) for name, term in terms.items()}
@@ -235,7 +237,7 @@ class APDR(WorldModel):
         return bound
 
     def _run(
-        self, batch: Batch, log_theta: float, settled: bool, generator: torch.Generator | None
+        self, batch: Batch, log_theta: float, phase: Mapping[str, bool], generator: torch.Generator | None
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Particles of windows (*batch, L): terms and log q (*batch, L, K), and what to log."""
         *lead, steps = batch.rewards.shape
@@ -261,7 +263,7 @@ class APDR(WorldModel):
             seen = None if all_seen else at(batch.observed, t).expand(shape)
             maps = glance.maps.unsqueeze(len(lead))
             taken = self._take(
-                predicted, at(batch.frames, t), maps, seen, True, generator, log_theta, empty=empty, settled=settled
+                predicted, at(batch.frames, t), maps, seen, True, generator, log_theta, empty=empty, **phase
             )  # fmt: skip
             terms, log_q, after = taken.terms, taken.log_q, taken.scene
             if not all_valid:

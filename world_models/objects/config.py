@@ -77,6 +77,9 @@ class APDRConfig:
     attends: Literal["frame", "remainder"] = "frame"
     """In what propagation looks for an object first: the frame, or the frame less what those before it explain, so that
     two cannot settle on one."""
+    remainder_from: float = 0.8
+    """Share of training from which on it does: the remainder is worth a look when objects are what they look like, and
+    its gradient, through every object before, is for small steps."""
     discovery_prior: Literal["geometric", "learned"] = "geometric"
     """Of the number of new objects: truncated geometric, or (SQAIR) learned, given how many are expected to stay (the
     sum of their prior's probabilities of survival); then `first_ratio`, `ratio` and `anneal` have no effect."""
@@ -109,8 +112,9 @@ class APDRConfig:
                 f"{name} needs smallest < first_window < largest, found {self.smallest}, {self.first_window} and "
                 f"{self.largest}"
             )
-        if not 0 <= self.settled <= 1:
-            raise ValueError(f"{name}.settled must be a share of training, found {self.settled}")
+        for field in ("settled", "remainder_from"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"{name}.{field} must be a share of training, found {getattr(self, field)}")
         if not self.margin >= 1:
             raise ValueError(f"{name}.margin must be at least 1, found {self.margin}")
         if self.presence == "discrete" and self.num_particles < 2:

@@ -119,7 +119,7 @@ class Propagation(nn.Module):
         around = scene.place if config.propagate_around == "prior" else scene.last_place
         sides = windows_of(around, config.smallest, config.largest)[..., :2]
         # All first looks are taken at once, and all second ones, unless each waits for what those before explain.
-        in_turn = config.attends == "remainder"
+        in_turn = config.attends == "remainder" and noise.in_turn
         looks = None if in_turn else self._first_look(scene, around, frame, encoder)
 
         hidden, before = self.start(scene.context), scene.place.new_zeros(*scene.batch_shape, 5)

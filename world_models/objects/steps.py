@@ -32,6 +32,7 @@ class Noise(NamedTuple):
     where: Tensor
     asking: dict[str, Any]
     settled: bool = False  # nobody appears after the first step of a scene, and nobody vanishes
+    in_turn: bool = True  # objects look in what others leave, where the model has them do so
 
 
 def step_cell(cell: nn.GRUCell, inputs: Tensor, hidden: Tensor) -> Tensor:
