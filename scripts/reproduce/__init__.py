@@ -92,7 +92,7 @@ EXPERIMENTS = {
     "moving-agents": Entry(
         "reverie.scripts.reproduce.moving_agents",
         "VRNN with IWAE, AESMC and alternating bounds on a half hidden walk",
-        "2 h",
+        "5 h",
         "moving-agents",
         on_gpu=(
             *("--particles", "10", "20", "40", "--train-sequences", "4000", "--test-sequences", "1000"),

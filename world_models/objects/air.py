@@ -22,7 +22,7 @@ wants few objects from the beginning finds none, one that never does explains a 
 Deviations. Frames are read by convolutions rather than by an MLP. where's prior is learned. NVIL's running moments are
 those of the batch, so that the loss has no memory, and its baseline's error is in the signal's unit.
 `attends="remainder"` is ours: step i sees the frame less what the objects before it explain, as in a mixture that is
-fitted part by part, so that it need not remember them.
+fitted part by part, so that it need not remember them; through what they explain there is no gradient.
 
 Missing frames: the posterior is the prior.
 

@@ -71,7 +71,8 @@ class APDRConfig:
     anew in each frame long before they are followed, and an object that is not followed would be dropped for good."""
     presence: Literal["discrete", "concrete"] = "discrete"
     """Objects are there or not; or to a degree, by the binary Concrete relaxation, whose gradient is that of the path
-    (for FIVO: training by the bound fivo-K, to which `anneal`, `grow` and `settled` do not apply; theta is `ratio`)."""
+    (for FIVO: training by the bound fivo-K, to which `anneal`, `grow`, `settled` and `remainder_from` do not apply;
+    theta is `ratio`)."""
     temperature: float = 0.5
     """Of the relaxation."""
     attends: Literal["frame", "remainder"] = "frame"

@@ -12,8 +12,8 @@
 The weights are one for all objects, which are visited in the order of their births; h^{P,0} is a function of the
 scene's h_{t-1}^q. This chain is sequential by definition; it is a small recurrence, as all first glimpses are read and
 encoded at once before it, and all second ones after it. Where no frame is seen, posteriors are the priors. Ours:
-with `attends="remainder"`, object i looks for itself first in x_t less what objects 1 ... i - 1 explain, as in
-`air.py`, so that two objects that meet cannot both go on with one of them.
+with `attends="remainder"`, object i looks for itself first in x_t less what objects 1 ... i - 1 explain, so that two
+objects that meet need not both go on with one of them. Unlike in `air.py` its gradient goes through these objects.
 """
 
 from __future__ import annotations
@@ -117,19 +117,20 @@ class Propagation(nn.Module):
         """
         config, there = self.config, scene.present
         around = scene.place if config.propagate_around == "prior" else scene.last_place
-        sides = windows_of(around, config.smallest, config.largest)[..., :2]
+        windows = windows_of(around, config.smallest, config.largest)
+        sides = windows[..., :2]
         # All first looks are taken at once, and all second ones, unless each waits for what those before explain.
         in_turn = config.attends == "remainder" and noise.in_turn
-        looks = None if in_turn else self._first_look(scene, around, frame, encoder)
+        looks = None if in_turn else self._first_look(scene, windows, frame, encoder)
 
         hidden, before = self.start(scene.context), scene.place.new_zeros(*scene.batch_shape, 5)
         answers: list[Answer] = []
-        wheres, ratios, states, appearances = [], [], [], []
-        explained = renderer.background
+        wheres, ratios, states, whats, log_whats = [], [], [], [], []
         for i in range(there.shape[-1]):
             here, centre = there[..., i], around[..., i, :]
             if in_turn:
-                look = self._first_look(scene.slot(i), centre.unsqueeze(-2), frame - explained, encoder).squeeze(-2)
+                left = frame - self._explained(answers, whats, wheres, renderer)
+                look = self._first_look(scene.slot(i), windows[..., i : i + 1, :], left, encoder).squeeze(-2)
             else:
                 look = looks[..., i, :]
             following = step_cell(self.cell, torch.cat([look, before], -1), hidden)
@@ -152,15 +153,14 @@ class Propagation(nn.Module):
             states.append(hidden)
             if in_turn:
                 place, state, draw = (leaf.unsqueeze(-2) for leaf in (where, hidden, noise.what[..., i, :]))
-                appearances.append(self._second_look(scene.slot(i), place, state, frame, seen, encoder, draw))
-                # all of them anew: where objects hide each other, their light does not add up
-                values, whats = torch.stack([a.value for a in answers], -1), torch.cat([a[0] for a in appearances], -2)
-                explained = renderer(values, whats, torch.stack(wheres, -2)).mean
+                what, log_what = self._second_look(scene.slot(i), place, state, frame, seen, encoder, draw)
+                whats.append(what)
+                log_whats.append(log_what)
         where, log_where, states = torch.stack(wheres, -2), torch.stack(ratios, -1), torch.stack(states, -2)
         value, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
         if in_turn:
-            what, log_what = whats, torch.cat([a[1] for a in appearances], -1)
+            what, log_what = torch.cat(whats, -2), torch.cat(log_whats, -1)
         else:
             what, log_what = self._second_look(scene, where, states, frame, seen, encoder, noise.what)
         # What is absent has no place and no appearance; what is present to a degree has.
@@ -179,10 +179,17 @@ class Propagation(nn.Module):
             self.start(scene.context),
         )  # fmt: skip
 
-    def _first_look(self, scene: Scene, around: Tensor, frame: Tensor, encoder: GlimpseEncoder) -> Tensor:
-        """What a wide window shows where objects are expected, and how they looked (*batch, M, F + D)."""
+    @staticmethod
+    def _explained(answers: list[Answer], whats: list[Tensor], wheres: list[Tensor], renderer: Renderer) -> Tensor:
+        """The picture of the objects so far, anew for each: where they hide each other, light does not add up."""
+        if not answers:
+            return renderer.background
+        presence = torch.stack([answer.value for answer in answers], -1)
+        return renderer(presence, torch.cat(whats, -2), torch.stack(wheres, -2)).mean
+
+    def _first_look(self, scene: Scene, windows: Tensor, frame: Tensor, encoder: GlimpseEncoder) -> Tensor:
+        """What wider windows than those where objects are expected show, and how they looked (*batch, M, F + D)."""
         config = self.config
-        windows = windows_of(around, config.smallest, config.largest)
         wide = torch.cat([config.margin * windows[..., :2], windows[..., 2:]], -1)
         glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size)
         if config.glimpse_mask:
