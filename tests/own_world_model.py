@@ -86,7 +86,7 @@ class OwnModel(WorldModel):
         return gaussian_frames(mean, self.frame_log_std.exp(), len(self.spaces.frame_shape))
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         states = self.observe(
             batch.frames, batch.actions, mask=batch.mask, valid=batch.valid, is_first=batch.is_first,
             generator=generator,

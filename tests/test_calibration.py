@@ -5,9 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation_worlds import STATE_NAMES, draw_windows, spring
+from evaluation_worlds import STATE_NAMES, draw_windows, spring, windows
 from reverie.world_models import LGSSM
 from reverie.world_models import evaluation as ev
+from test_sequential import linear_dvbf
 
 IDENTITY = ev.LinearProbe(torch.cat([torch.eye(2), torch.zeros(1, 2)]).double(), STATE_NAMES)
 
@@ -103,6 +104,24 @@ def test_a_model_that_is_too_sure_is_found_out():
     result = ev.calibration(sure, data, IDENTITY, STATE_NAMES, context=6, horizon=6, generator=torch.Generator())
     assert (result.coverage[0.9][-1] < 0.7).all()
     assert (result.pit[-1, :, 0] > 0.2).all() and (result.pit[-1, :, -1] > 0.2).all()
+
+
+def test_a_belief_that_is_a_draw_is_drawn_for_every_future():
+    """A DVBF whose posterior is its prior knows nothing after the context: calibrated only if it says so."""
+    model, num, context, horizon = linear_dvbf(), 700, 4, 5
+    generator = torch.Generator().manual_seed(3)
+    actions = normal(num, context + horizon, 2, seed=1).tanh().float().double()
+    with torch.no_grad():
+        first = model.update(model.initial_state((num,)), generator=generator)
+        later = model.imagine(first, actions[:, 1:], generator=generator)
+        states = torch.cat([first.z.unsqueeze(1), later.z], 1)
+        frames = model.decode(later).sample()
+    data = windows(torch.cat([frames[:, :1], frames], 1).numpy(), actions.numpy(), states.numpy())
+    result = ev.calibration(
+        model, data, IDENTITY, STATE_NAMES, context=context, horizon=horizon, num_samples=79, generator=generator
+    )
+    for level, found in result.coverage.items():
+        np.testing.assert_allclose(found, level, atol=4 * (level * (1 - level) / num) ** 0.5)
 
 
 def test_samples_are_those_of_imagine():

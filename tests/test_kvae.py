@@ -363,18 +363,3 @@ def test_a_step_that_does_not_fit_is_refused(step, error, message):
     model = make()
     with pytest.raises(error, match=message):
         step(model, model.initial_state((2,)))
-
-
-@pytest.mark.parametrize("verb", ["smooth", "observe"])
-def test_frames_that_are_not_finite_are_told_and_may_be_hidden(verb):
-    model = make()
-    frames, actions = sequences()
-    frames[1, 2, 0, 3, 4] = math.nan
-    frames[2, 4] = math.inf
-    with pytest.raises(ValueError, match=r"frames must be finite where they are seen, .* 2 of 15; .* mask=") as told:
-        getattr(model, verb)(frames, actions)
-    assert "y is" not in str(told.value)
-    advised = str(told.value).split("mask=")[1]
-    mask = eval(advised, {"torch": torch, "frames": frames})
-    assert bool(torch.isfinite(getattr(model, verb)(frames, actions, mask=mask).mean).all())
-    assert bool(torch.isfinite(getattr(model, verb)(frames, actions, valid=mask).mean).all())

@@ -72,7 +72,8 @@ def test_pieces_are_made_once_and_the_result_holds_all_of_them(pendulums):
 
 
 def test_developing_leaves_the_test_sequences_alone(pendulums):
-    pendulum.main(replace(pendulums, validate=True, json=None, samples=0, stages=("data", "train", "evaluate")))
+    stages = ("data", "train", "evaluate", "calibrate")
+    pendulum.main(replace(pendulums, validate=True, json=None, samples=0, stages=stages))
     assert {path.name for path in (pendulums.out / "data").iterdir()} == {"train", "validation", "validation-long"}
     assert not pendulums.json.exists()
     with pytest.raises(ValueError, match="did you mean dvbf"):
@@ -82,7 +83,7 @@ def test_developing_leaves_the_test_sequences_alone(pendulums):
 def test_gaps_are_the_papers_differences(pendulums, monkeypatch):
     stored = {
         f"evaluate/{name}-{seed}": {"metrics": {"elbo": bound + seed}, "seconds": 1.0}
-        for name, bound in {"kvae-cnn": -100.0, "dvbf": -120.0, "dmm": -115.0}.items()
+        for name, bound in {"kvae-cnn": -100.0, "dvbf": -120.0, "dmm": -115.0, "vrnn": -90.0}.items()
         for seed in (0, 1)
     }
     monkeypatch.setattr(pendulum.PendulumTable, "stored", lambda self: stored)
@@ -90,6 +91,7 @@ def test_gaps_are_the_papers_differences(pendulums, monkeypatch):
     assert metrics["gap/elbo/kvae-cnn/dvbf"] == [20.0, 20.0]
     assert metrics["gap/elbo_per_frame/kvae-cnn/dmm"] == [1.0, 1.0]
     assert [metrics[f"rank/elbo/{name}"] for name in ("kvae-cnn", "dmm", "dvbf")] == [[1.0], [2.0], [3.0]]
+    assert "rank/elbo/vrnn" not in metrics
     assert set(pendulum.REFERENCES["paper"]) & set(metrics)
 
 
@@ -103,7 +105,7 @@ def test_gaps_pair_equal_seeds(pendulums, monkeypatch):
 
 
 def test_pieces_of_other_options_are_refused(pendulums):
-    args = replace(pendulums, models=("kvae-mlp",), stages=("data", "train", "evaluate", "plan"))
+    args = replace(pendulums, models=("kvae-mlp",))
     pendulum.main(args)
     before = args.json.read_text()
     for other, message in {
@@ -115,7 +117,9 @@ def test_pieces_of_other_options_are_refused(pendulums):
             with pytest.raises(ValueError, match=message):
                 pendulum.main(replace(args, models=models, **{other: 5}))
     assert args.json.read_text() == before
-    assert read(args)["config"]["measured seeds"] == {"evaluate/kvae-mlp": [0], "plan/kvae-mlp": [0]}
+    assert read(args)["config"]["measured seeds"] == {
+        f"{stage}/kvae-mlp": [0] for stage in ("evaluate", "calibrate", "plan")
+    }
 
 
 def test_a_piece_that_does_not_tell_its_options_had_the_defaults(pendulums):
@@ -136,7 +140,7 @@ def test_developing_measures_again_with_other_options(pendulums):
     pendulum.main(args)
     pendulum.main(replace(args, particles=2))
     path = args.out / "measured" / "validation" / "evaluate" / "dvbf-0.json"
-    assert json.loads(path.read_text())["options"] == {"particles": 2, "samples": 0}
+    assert json.loads(path.read_text())["options"] == {"particles": 2}
 
 
 def test_every_run_has_its_share_of_the_budget(pendulums, monkeypatch):

@@ -183,7 +183,7 @@ def test_codes_that_overflow_are_divergence_too(rate):
 def test_measurements_that_are_not_finite_are_the_datas_fault():
     data = windows(4, image=False)
     data.arrays["frames"][1, 2] = np.nan
-    with pytest.raises(ValueError, match="y is not finite"):
+    with pytest.raises(ValueError, match="frames must be finite where they are seen"):
         fit(lgssm(), data, TrainingConfig(epochs=1, batch_size=4))
 
 

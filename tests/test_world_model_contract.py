@@ -224,6 +224,35 @@ def test_missing_frames_cannot_matter(case, model, value):
         assert bool(torch.isfinite(weights[0]).all())
 
 
+@pytest.mark.parametrize("verb", ["observe", "smooth"])
+def test_frames_that_are_not_finite_are_told_and_may_be_hidden(case, model, verb):
+    batch = case.batch(3)
+    frames = batch.frames.clone()
+    frames[1, 2], frames[2, 4] = torch.nan, torch.inf
+    with pytest.raises(ValueError, match=r"frames must be finite where they are seen, .* 2 of 18; .* mask=") as told:
+        getattr(model, verb)(frames, batch.actions)
+    mask = eval(str(told.value).split("mask=")[1], {"torch": torch, "frames": frames})
+    assert mask.sum() == 16
+    for name in ("mask", "valid"):
+        assert_finite(getattr(model, verb)(frames, batch.actions, **{name: mask}, generator=seeded()))
+
+
+def test_learning_and_bounds_refuse_what_the_verbs_refuse(case, model):
+    batch = case.batch(3)
+    poisoned = replace(batch, frames=batch.frames.clone())
+    poisoned.frames[1, 2] = torch.nan
+    single = replace(batch, frames=batch.frames.float(), actions=batch.actions.float())
+    uses = [model.loss]
+    if isinstance(model, Proposes):
+        uses.append(lambda item: log_weights(model, item, 3))
+    for use in uses:
+        with pytest.raises(ValueError, match="frames must be finite where they are seen"):
+            use(poisoned)
+        if model.dtype is not None:
+            with pytest.raises(TypeError, match=r"frames must be torch\.float64 as the model is, found torch.float32"):
+                use(single)
+
+
 def test_missing_frames_cannot_matter_to_the_loops_of_the_base_class(case, model):
     """Also where a model overrides them: planners and particle filters call `update` with a mask."""
     batch = hidden(case.batch(5, gaps=True))

@@ -181,9 +181,8 @@ class WorldModel(nn.Module, ABC):
             The state after each frame, leaves (*batch, T, ...).
         """
         batch_shape, length = check_sequence(
-            self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, mask=mask, valid=valid,
-            is_first=is_first,
-        )  # fmt: skip
+            self.spaces, frames, actions, dtype=self.dtype, mask=mask, valid=valid, is_first=is_first
+        )
         observed = valid if mask is None else mask if valid is None else mask & valid
         states: list[State] = []
         for t in range(length):
@@ -259,15 +258,12 @@ def check_sequence(
     actions: Tensor,
     *,
     dtype: torch.dtype | None = None,
-    finite_frames: bool = False,
     **flags: Tensor | None,
 ) -> tuple[tuple[int, ...], int]:
     """Check the arguments of a sequence verb and return (batch_shape, T).
 
     Args:
         dtype: that frames and actions must have; None for any.
-        finite_frames: also look at the values of the frames that are seen. Training does not: it would read every
-            frame once more in each step.
         flags: `mask`, `valid` and `is_first`.
 
     Raises:
@@ -300,9 +296,8 @@ def check_sequence(
     matters = ~flags["is_first"] if flags.get("is_first") is not None else torch.ones_like(actions[..., 0]).bool()
     matters = matters if flags.get("valid") is None else matters & flags["valid"]
     require_finite_actions(actions[..., 1:, :], matters[..., 1:])
-    if finite_frames:
-        seen = [flags[key] for key in ("mask", "valid") if flags.get(key) is not None]
-        _require_finite_frames(frames, event_rank, seen)
+    seen = [flags[key] for key in ("mask", "valid") if flags.get(key) is not None]
+    _require_finite_frames(frames, event_rank, seen)
     return leading[:-1], leading[-1]
 
 
@@ -369,13 +364,14 @@ def _require_finite_frames(frames: Tensor, event_rank: int, seen: list[Tensor]) 
         )
 
 
-def check_batch(spaces: Spaces, batch: Batch) -> None:
-    """Check that a model for `spaces` can learn from `batch`.
+def check_batch(spaces: Spaces, batch: Batch, *, dtype: torch.dtype | None = None) -> None:
+    """Check that a model for `spaces`, of this `dtype`, can learn from `batch`.
 
     Raises:
-        ValueError: for frames or actions of another world, or if no frame is observed.
+        ValueError: for frames or actions of another world, those that are not finite, or if no frame is observed.
         TypeError: as `check_sequence`.
     """
-    check_sequence(spaces, batch.frames, batch.actions, is_first=batch.is_first, mask=batch.mask, valid=batch.valid)
+    flags = {"is_first": batch.is_first, "mask": batch.mask, "valid": batch.valid}
+    check_sequence(spaces, batch.frames, batch.actions, dtype=dtype, **flags)
     if not bool(batch.observed.any()):
         raise ValueError("a loss needs at least one observed frame, found a mask that hides all of them")

@@ -256,7 +256,7 @@ class GTMSM(WorldModel):
     # ---- training ----
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         phase = Phase.at(self.config, progress)
         if not phase.positions:
             return self._views_loss(batch, phase, generator)

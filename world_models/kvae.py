@@ -207,7 +207,7 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, state=None, sample=True, generator=None
     ) -> KVAEState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
-        check_sequence(self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, **flags)
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         if state is not None:
             return super().observe(
                 frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
@@ -220,7 +220,7 @@ class KVAE(WorldModel):
         self, frames, actions, *, mask=None, valid=None, is_first=None, sample=True, generator=None
     ) -> KVAEState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
-        check_sequence(self.spaces, frames, actions, dtype=self.dtype, finite_frames=True, **flags)
+        check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
         trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
         smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
@@ -293,7 +293,7 @@ class KVAE(WorldModel):
     # ---- training ----
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         observed = batch.observed
         num_observed = observed.sum()
         frames = self._hide(batch.frames, observed)

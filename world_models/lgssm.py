@@ -271,7 +271,7 @@ class LGSSM(WorldModel):
         Raises:
             ValueError: if no frame of the batch is observed.
         """
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         num_observed = batch.observed.sum()
         filtered, _, _ = self._filter(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first, None)
         belief = LGSSMState(filtered.mean, filtered.cov).detach()

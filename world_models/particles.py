@@ -97,7 +97,7 @@ class Sequences:
                 f"particle bounds need a model with `propose` and `encode_context`, found {type(model).__name__}"
             )
         flags = {"is_first": batch.is_first, "mask": batch.mask, "valid": batch.valid}
-        check_sequence(model.spaces, batch.frames, batch.actions, **flags)
+        check_sequence(model.spaces, batch.frames, batch.actions, dtype=model.dtype, **flags)
         self.model, self.batch, self.num_particles = model, batch, num_particles
         *self.batch_shape, self.length = batch.rewards.shape
         self.shape = (*self.batch_shape, num_particles)

@@ -289,7 +289,7 @@ def _fit(
             _set_rates(optimizer, model, config.learning_rate * config.rate_factor(step, total, epoch), progress)
             optimizer.zero_grad(set_to_none=True)
             with fitting_memory(batch, bound, proposal_bound):
-                with autocast(), _diverging(batch, step):
+                with autocast(), _diverging(step):
                     if config.carry_state:
                         loss, state = model.loss_from(state, batch, progress=progress, generator=generator)
                         state = state.detach()
@@ -382,14 +382,11 @@ def _require_finite(loss: Loss, norm: Tensor, step: int) -> None:
 
 
 @contextmanager
-def _diverging(batch: Batch, step: int) -> Iterator[None]:
-    """The Kalman filter refuses what is not finite before there is a loss; unless the data are so, that is the model's
-    doing."""
+def _diverging(step: int) -> Iterator[None]:
+    """The Kalman filter refuses what is not finite before there is a loss; the data were looked at before."""
     try:
         yield
     except NotFiniteError as error:
-        if not bool(torch.isfinite(batch.frames[batch.observed]).all()):
-            raise
         raise TrainingDiverged(
             f"the loss at step {step} is not finite; the term that is not: the log-evidence of the Kalman filter "
             f"({str(error).partition(';')[0]}); {_ADVICE}"

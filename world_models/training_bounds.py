@@ -64,7 +64,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Batch, *, progress: float = 1.0, generator: torch.Generator | None = None) -> Loss:
         """The loss on windows; `elbo` is the first bound, and each bound is a term of its own."""
-        check_batch(self.model.spaces, batch)
+        check_batch(self.model.spaces, batch, dtype=self.model.dtype)
         if self.proposal_bound is None:
             if self.bound.kind == "elbo":
                 return self.model.loss(batch, progress=progress, generator=generator)

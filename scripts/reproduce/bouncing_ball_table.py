@@ -38,7 +38,7 @@ from . import kvae_ball_measures
 from .experiment import Source
 from .kvae_ball_figures import AE_RNN, PAPER, VAE_RNN
 from .kvae_bouncing_ball import DATA, LENGTH
-from .model_table import ModelTable, Row, TableArgs, kept
+from .model_table import ModelTable, Row, TableArgs
 
 CONTEXT, HORIZON, LONG = 15, 100, 100  # frames seen, steps predicted, and test sequences so long
 LONG_SEEDS = {"validation-long": 4322, "test-long": 5679}
@@ -67,7 +67,7 @@ class Args(TableArgs):
     """Folder for data, runs and measurements."""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20, learning_rate=1e-3))
     """How every run is trained, with its own seed and with what its model needs differently."""
-    stages: tuple[Literal["data", "train", "evaluate"], ...] = ("data", "train", "evaluate")
+    stages: tuple[Literal["data", "train", "evaluate", "calibrate"], ...] = ("data", "train", "evaluate", "calibrate")
     """What to do."""
 
 
@@ -82,6 +82,7 @@ class BallTable(ModelTable):
     name = "bouncing-ball-table"
     rows = ROWS
     references = REFERENCES
+    context, horizon, steps = CONTEXT, HORIZON, STEPS
     columns = (
         "elbo", "iwae-100", "hamming/smooth/random/0.8", "hamming/filter/random/0.8", "hamming/smooth/consecutive/11",
         "hamming/generate/consecutive/11", "r2/vx/filter", "mse/open-loop/15", "mse/open-loop/100",
@@ -95,7 +96,7 @@ class BallTable(ModelTable):
         return Source("reverie/BouncingBall-v0", settings, *DATA[name][:2], LENGTH)
 
     def evaluate(self, model: Any, seed: int) -> dict[str, float]:
-        found = self.beliefs_and_predictions(model, seed, CONTEXT, HORIZON)
+        found = self.beliefs_and_predictions(model, seed)
         with ui.progress("imputation") as advance:
             filled = kvae_ball_measures.imputation(model, self.windows(self.split), seed, progress=advance)
-        return kept(found, STEPS, {}) | filled
+        return found | filled

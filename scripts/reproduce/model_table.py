@@ -15,13 +15,18 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reverie.world_models.training import TrainingConfig
 
 from .. import ui
 from ..dispatch import unknown
 from .experiment import Experiment, Options, mean
+
+if TYPE_CHECKING:
+    from reverie.world_models.evaluation import LinearProbe
+
+    from ..measuring import Evaluation
 
 ALONG = ("mse", "mse_still", "r2", "coverage-90", "crps")  # measures along the horizon that a table keeps
 
@@ -56,8 +61,12 @@ class Row:
 class ModelTable(Experiment):
     """Trains and measures the rows; see the module's header."""
 
-    all_stages = ("evaluate",)
-    options: Mapping[str, tuple[str, ...]] = {"evaluate": ("particles", "samples")}  # that a stage's pieces depend on
+    all_stages = ("evaluate", "calibrate")
+    options: Mapping[str, tuple[str, ...]] = {"evaluate": ("particles",), "calibrate": ("samples",)}  # pieces depend on
+    context: int  # frames seen before predictions on `SPLIT-long`
+    horizon: int  # steps predicted
+    steps: tuple[int, ...]  # of the horizon that the result keeps
+    targets: Mapping[str, str] = {}  # short names of what is probed
     rows: Mapping[str, Row]
     columns: tuple[str, ...]  # of the printed table: keys without the model's name
     references: Mapping[str, Mapping[str, float]]
@@ -151,22 +160,43 @@ class ModelTable(Experiment):
                         f"{wanted}; give the same, choose another --out, or remove the file to measure it again"
                     )
 
-    def beliefs_and_predictions(self, model: Any, seed: int, context: int, horizon: int) -> dict[str, float]:
+    def beliefs_and_predictions(self, model: Any, seed: int) -> dict[str, float]:
         """What `reverie evaluate` measures: bounds and probes on the split in use, predictions on `SPLIT-long`."""
+        test = self.windows(self.split)
+        short, probe, names = self.probed(model, seed)
+        short.bounds(test.length, self.args.particles)
+        ahead = self.ahead(model, seed)
+        ahead.open_loop(probe, names)
+        return kept(short.measured.metrics | ahead.measured.metrics, self.steps, self.targets)
+
+    def calibrate(self, model: Any, seed: int) -> dict[str, float]:
+        """Coverage and CRPS of predictions on `SPLIT-long`."""
+        if not self.args.samples:
+            return {}
+        _, probe, names = self.probed(model, seed)
+        ahead = self.ahead(model, seed)
+        ahead.calibrate(probe, names, self.args.samples)
+        return kept(ahead.measured.metrics, self.steps, self.targets)
+
+    def probed(self, model: Any, seed: int) -> tuple[Evaluation, LinearProbe, tuple[str, ...]]:
+        """Evaluation on the split in use with the probes measured, that of filtered beliefs, and names of the state."""
         from ..measuring import Evaluation, state_names
 
-        train, test, long = (self.windows(name) for name in ("train", self.split, f"{self.split}-long"))
+        train, test = self.windows("train"), self.windows(self.split)
         names = state_names(test.dataset)
         short = Evaluation(
             model, test.dataset, context=test.length - 1, horizon=1, sequences=len(test), seed=seed
         )  # fmt: skip
-        probe = short.probe(train.dataset, names, test.length)
-        short.bounds(test.length, self.args.particles)
-        ahead = Evaluation(model, long.dataset, context=context, horizon=horizon, sequences=len(long), seed=seed)
-        ahead.open_loop(probe, names)
-        if self.args.samples:
-            ahead.calibrate(probe, names, self.args.samples)
-        return short.measured.metrics | ahead.measured.metrics
+        return short, short.probe(train.dataset, names, test.length), names
+
+    def ahead(self, model: Any, seed: int) -> Evaluation:
+        """Evaluation of predictions."""
+        from ..measuring import Evaluation
+
+        long = self.windows(f"{self.split}-long")
+        return Evaluation(
+            model, long.dataset, context=self.context, horizon=self.horizon, sequences=len(long), seed=seed
+        )  # fmt: skip
 
     # ---- the result ----
 

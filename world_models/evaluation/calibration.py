@@ -1,7 +1,7 @@
 """Calibration of long predictions: does the truth fall where the model's samples say that it may?
 
-After `context` frames, S futures are drawn with the true actions and the probed state of each is compared with the
-truth, step by step and target by target:
+S beliefs after `context` frames are drawn (a model that keeps a whole distribution has the same each time), from each a
+future with the true actions, and its probed states are compared with the truth, step by step and target by target:
 
     coverage  share of truths inside the central 50, 90, 95 % interval of the samples; at these levels when calibrated
     CRPS      E|X - y| - 1/2 E|X - X'|, in the target's units, lower is better; the estimator that is unbiased in S
@@ -22,14 +22,15 @@ import torch
 from torch import Tensor
 
 from ..base import WorldModel
+from ..batch import Batch
 from ..distributions import uniform_like
 from ..training import Data
-from .open_loop import observe_context
 from .probe import LinearProbe, features_of, state_targets
 from .sweep import OnProgress, require_whole, sweep
 
 LEVELS = (0.5, 0.9, 0.95)
 NUM_SAMPLES = 199  # so that the interval of each level lies between two samples: its coverage is exact, not near
+FUTURES_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def calibration(
         horizon: steps imagined.
         num_samples: S futures per window.
         bins: of the PIT histogram.
-        chunk: windows at a time.
+        chunk: windows at a time; as many as have `FUTURES_AT_ONCE` futures are imagined together.
         generator: on the model's device.
         on_progress: called with (windows done, windows).
 
@@ -145,13 +146,11 @@ def calibration(
         require_whole(batch, context + horizon)
         values, _ = state_targets(np.asarray(arrays["states"]), state_names)
         truths = torch.as_tensor(values)[:, context : context + horizon]
-        state = observe_context(model, batch, context).expand(num_samples)
-        for h in range(horizon):  # not `imagine`: it would keep S x horizon whole states, and only features are needed
-            action = batch.actions[:, context + h].unsqueeze(1)
-            action = action.expand(-1, num_samples, -1)
-            predicted = model.predict(state, action, sample=True, generator=generator)
-            state = model.update(predicted, sample=True, generator=generator)
-            samples, truth = probe(features_of(model, state)).movedim(1, 0), truths[:, h]  # (S, N, D), (N, D)
+        at_once = max(1, FUTURES_AT_ONCE // len(truths))
+        sizes = [min(at_once, num_samples - start) for start in range(0, num_samples, at_once)]
+        futures = torch.cat([_futures(model, batch, probe, context, horizon, size, generator) for size in sizes])
+        for h in range(horizon):
+            samples, truth = futures[:, h], truths[:, h]  # (S, N, D), (N, D)
             for level in LEVELS:
                 inside[level][h] += coverage(samples, truth, level).sum(0)
             score[h] += crps(samples, truth).sum(0)
@@ -167,3 +166,26 @@ def calibration(
         spread=(spread / total).numpy(),
         num_samples=num_samples,
     )
+
+
+def _futures(
+    model: WorldModel,
+    batch: Batch,
+    probe: LinearProbe,
+    context: int,
+    horizon: int,
+    count: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Probed states of some futures of each window, each from a belief of its own: (count, horizon, N, D)."""
+    many = batch.map(lambda leaf: leaf.unsqueeze(1).expand(-1, count, *leaf.shape[1:]))
+    seen = many.map(lambda leaf: leaf[:, :, :context])
+    state = model.observe(
+        seen.frames, seen.actions, mask=seen.mask, valid=seen.valid, is_first=seen.is_first, generator=generator
+    ).index(-1)
+    probed = []
+    for h in range(horizon):  # not `imagine`: it would keep whole states, and only features are needed
+        predicted = model.predict(state, many.actions[:, :, context + h], generator=generator)
+        state = model.update(predicted, generator=generator)
+        probed.append(probe(features_of(model, state)))
+    return torch.stack(probed).permute(2, 0, 1, 3)

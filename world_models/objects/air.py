@@ -336,7 +336,7 @@ class AIR(WorldModel):
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
         """Minus the bound of `config.gradient` per observed frame; `elbo` is the mean over particles."""
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         count, observed = batch.observed.sum(), batch.observed
         shape = (*observed.shape, self.config.num_particles)
         seen = None if bool(observed.all()) else observed.unsqueeze(-1).expand(shape)

@@ -206,7 +206,7 @@ class APDR(WorldModel):
 
     def loss(self, batch: Batch, *, progress: float = 1.0, generator=None) -> Loss:
         """Minus the bound that `config.objective` names, per observed frame; `elbo` is the particles' mean."""
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         count = batch.observed.sum()
         *lead, steps = batch.rewards.shape
         axis, length = len(lead), self.config.piece_steps(progress, steps)

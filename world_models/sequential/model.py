@@ -356,7 +356,7 @@ class SequentialModel(WorldModel):
     def loss_from(
         self, state: LatentState | None, batch: Batch, *, progress: float = 1.0, generator=None
     ) -> tuple[Loss, LatentState]:
-        check_batch(self.spaces, batch)
+        check_batch(self.spaces, batch, dtype=self.dtype)
         flags, count = _needed(batch, state is not None), batch.observed.sum()
         glimpses = self._encode(batch.frames, batch.actions, *flags, state)
         observed = _both(*flags[:2])
