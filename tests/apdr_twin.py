@@ -145,7 +145,7 @@ def weigh(model, frames, actions, path):
         for slot, thing in enumerate(kept):
             presence[slot], wheres[slot] = 1.0, thing.where
         zero = torch.zeros(()).double()
-        drawn = Drawn(presence, torch.zeros(n_slots, d).double(), wheres, zero, zero, zero, zero, hidden)
+        drawn = Drawn(presence, presence > 0, torch.zeros(n_slots, d).double(), wheres, zero, zero, zero, zero, hidden)
         maps = model.discovery.glance(frame, model.renderer.background)
         places, facts = model.discovery._places(drawn, maps)
         hidden, before = model.discovery.start(hidden), torch.zeros(5).double()

@@ -90,7 +90,7 @@ def forced(monkeypatch, model: AIR, frame: torch.Tensor, count: int) -> tuple[to
         sign = 1 - 2 * value
         log_q = torch.where(allowed, -torch.nn.functional.softplus(sign * log_odds), 0.0)
         log_p = torch.where(allowed, -torch.nn.functional.softplus(sign * prior_log_odds), 0.0)
-        return Answer(value, log_p - log_q, log_q)
+        return Answer(value, value > 0, log_p - log_q, log_q)
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "ask", ask)

@@ -33,10 +33,10 @@ def test_gradients_of_counts_are_finite_and_right():
     assert not bool(scores.grad.any())
 
 
-def many(log_odds, prior, allowed=True, temperature=None, seed=0, sample=True, count=40_000):
+def many(log_odds, prior, allowed=True, temperature=None, seed=0, sample=True, count=40_000, **how):
     expand = [torch.tensor(value, dtype=torch.float64).expand(count) for value in (log_odds, prior)]
     return ask(
-        *expand, torch.full((count,), allowed), temperature=temperature, sample=sample, generator=seeded(seed)
+        *expand, torch.full((count,), allowed), temperature=temperature, sample=sample, generator=seeded(seed), **how
     )  # fmt: skip
 
 
@@ -64,7 +64,7 @@ def test_without_sampling_the_more_probable_answer():
 
 
 def test_relaxed_answers_are_binary_concrete():
-    answer, temperature = many(0.7, -0.4, temperature=0.6), torch.tensor(0.6, dtype=torch.float64)
+    answer, temperature = many(0.7, -0.4, temperature=0.6, rounds=False), torch.tensor(0.6, dtype=torch.float64)
     inside = (answer.value > 1e-6) & (answer.value < 1 - 1e-6)  # torch's density loses digits further out
     assert float(inside.double().mean()) > 0.99
     densities = [
@@ -74,6 +74,36 @@ def test_relaxed_answers_are_binary_concrete():
     torch.testing.assert_close(answer.log_ratio[inside], densities[0] - densities[1], rtol=1e-5, atol=1e-5)
     assert not bool(answer.log_q.any())
     torch.testing.assert_close((answer.value >= 0.5).double(), many(0.7, -0.4).value)
+    rounded = many(0.7, -0.4, temperature=0.6)
+    torch.testing.assert_close(rounded.value, answer.value)
+    torch.testing.assert_close(rounded.log_ratio, answer.log_ratio)
+    assert torch.equal(rounded.log_q, many(0.7, -0.4).log_q) and torch.equal(rounded.yes, answer.value >= 0.5)
+
+
+@pytest.mark.parametrize("at", [-1.3, 0.2])
+def test_what_turns_on_the_rounded_answer_has_its_gradient(at):
+    """f(y) = sigmoid(y)^2 + 3 b sigmoid(y), whose mean is an integral over the noise, jumps where b does."""
+    log_odds, temperature, prior = torch.tensor(at).double().requires_grad_(), 0.5, torch.zeros(200_000).double()
+
+    def value(y):
+        return y.sigmoid() ** 2 + 3 * (y > 0) * y.sigmoid()
+
+    u = (torch.arange(2_000_000).double() + 0.5) / 2_000_000
+    up, down = (value((at + shift + u.logit()) / temperature).mean() for shift in (1e-2, -1e-2))
+    exact = float(up - down) / 2e-2
+    draws = {}
+    for rounds in (True, False):
+        each = log_odds.expand(200_000)
+        answer = ask(
+            each, prior, torch.ones_like(prior).bool(), temperature=temperature, sample=True, generator=seeded(),
+            rounds=rounds,
+        )  # fmt: skip
+        f = answer.value**2 + 3 * answer.yes * answer.value
+        (f + f.detach() * (answer.log_q - answer.log_q.detach())).sum().backward()
+        draws[rounds] = float(log_odds.grad) / 200_000
+        log_odds.grad = None
+    assert draws[True] == pytest.approx(exact, abs=0.03)
+    assert abs(draws[False] - exact) > 0.1, "the path alone does not see the jump"
 
 
 def test_noise_of_zero_is_no_accident(monkeypatch):

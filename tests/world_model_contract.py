@@ -121,12 +121,15 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
             CONV_IMAGES,
         ),
         "sqair": (APDRConfig(**OBJECTS, **SQAIR), CONV_IMAGES),
-        "concrete": (APDRConfig(**OBJECTS | {"num_particles": 1}, presence="concrete"), IMAGES),
+        "concrete": (APDRConfig(**OBJECTS, presence="concrete"), IMAGES),
+        "remainder": (APDRConfig(**OBJECTS | {"num_slots": 2, "what_dim": 7}, attends="remainder"), IMAGES),
     },
     "air": {
         "vimco-black": (AIRConfig(**AIR), IMAGES),
         "nvil-remainder-image": (
-            AIRConfig(**AIR | {"num_slots": 1}, gradient="nvil", attends="remainder", background="image"),
+            AIRConfig(
+                **AIR | {"num_slots": 2, "what_dim": 7}, gradient="nvil", attends="remainder", background="image"
+            ),
             CONV_IMAGES,
         ),
         "nvil-over": (AIRConfig(**AIR | {"num_particles": 1}, gradient="nvil", rendering="over"), IMAGES),

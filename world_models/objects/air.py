@@ -255,7 +255,7 @@ class AIR(WorldModel):
         config, shape = self.config, tuple(predicted.batch_shape)
         frame = frame if seen is None else torch.where(seen[..., None, None, None], frame, 0.0)
         temperature = config.temperature if config.gradient == "concrete" else None
-        asking = {"temperature": temperature, "sample": sample, "generator": generator}
+        asking = {"temperature": temperature, "sample": sample, "generator": generator, "rounds": False}
 
         def noise(like: Tensor) -> Tensor:
             return normal_like(like, generator) if sample else torch.zeros_like(like)

@@ -13,7 +13,8 @@ recurrent state of the scene, of the sum of embeddings of its objects. This is A
     IWAE    E[ log 1/K sum_k prod_t w_t^k ]     discrete choices by VIMCO, continuous ones reparameterised
     ELBO    E[ 1/K sum_k sum_t log w_t^k ]      discrete choices by the score function of what follows them, less the
                                                 other particles' mean
-    FIVO    by training on the bound fivo-K, with `presence="concrete"` the choices relaxed and their paths' gradients
+    FIVO    by training on the bound fivo-K. With `presence="concrete"` choices are relaxed, in any of the three: a
+            degree of presence has the gradient of its path, whether somebody is there that of the score function
 
 What is ours. The notes print the likelihood's frame among the prior's arguments (eq. 33), which would count it twice;
 the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself; where
@@ -102,9 +103,7 @@ class APDR(WorldModel):
         check_step(self.spaces, state, action=action)
         # Sorted here, so that slots that somebody permuted are visited in the order of births, too.
         state = replace(state, **ordered(state.objects(), self.config.num_slots))
-        present = state.present
-        state = replace(state, presence=present.to(state.presence.dtype), ids=torch.where(present, state.ids, NOBODY))
-        return self.transition(state, action)
+        return self.transition(replace(state, presence=state.present.to(state.presence.dtype)), action)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> Scene:
         check_step(self.spaces, state, frame=frame)
@@ -114,11 +113,10 @@ class APDR(WorldModel):
         return self.renderer(state.presence, state.what, state.place)
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:
-        """z_t ~ q and its weight; with discrete presence the choices' log-probability, with a relaxed one none."""
+        """z_t ~ q, its weight, and the log-probability of the choices, rounded where they are relaxed."""
         maps = None if context_t is None else context_t.maps
         taken = self._take(predicted, frame, maps, mask, True, generator, self.config.log_ratio(1.0))
-        log_weight = sum(taken.terms.values())
-        return Proposal(taken.scene, log_weight, taken.log_q if self.config.presence == "discrete" else 0.0)
+        return Proposal(taken.scene, sum(taken.terms.values()), taken.log_q)
 
     def encode_context(self, frames, actions, mask, valid, is_first=None) -> Glance:
         """Discovery's maps of every frame, leaves (*batch, T, ...); the posterior filters, so of each by itself."""
@@ -179,12 +177,12 @@ class APDR(WorldModel):
 
     def _close(self, predicted: Scene, kept: Drawn, new: Drawn) -> Scene:
         """The scene of the objects kept and new, in the order of their numbers."""
-        found = new.presence >= 0.5
+        found = new.there
         numbers = predicted.born.unsqueeze(-1) + found.cumsum(-1) - 1
         memory = self.transition.first_memory.expand_as(predicted.memory)
         one = torch.ones_like
         old = predicted.objects() | {"presence": kept.presence, "what": kept.what, "place": kept.where}
-        old["ids"] = torch.where(kept.presence >= 0.5, predicted.ids, NOBODY)
+        old["ids"] = torch.where(kept.there, predicted.ids, NOBODY)
         fresh = {
             "presence": new.presence, "ids": torch.where(found, numbers, NOBODY), "what": new.what, "place": new.where,
             "last_what": new.what, "last_place": new.where, "memory": memory,
@@ -225,16 +223,10 @@ class APDR(WorldModel):
     def _bound(self, log_weights: Tensor, log_q: Tensor) -> Tensor:
         """The objective (*batch) of weights and choices (*batch, L, K), with its gradient."""
         if self.config.objective == "iwae":
-            total = log_weights.sum(-2)
-            if self.config.presence == "discrete":
-                return vimco(total, log_q.sum(-2))
-            return total.logsumexp(-1) - math.log(total.shape[-1])
-        bound = log_weights.sum(-2).mean(-1)
-        if self.config.presence == "discrete":
-            following = log_weights.detach().flip(-2).cumsum(-2).flip(-2)
-            others = (following.sum(-1, keepdim=True) - following) / (following.shape[-1] - 1)
-            bound = bound + with_gradient_of(log_q, following - others).sum(-2).mean(-1)
-        return bound
+            return vimco(log_weights.sum(-2), log_q.sum(-2))
+        following = log_weights.detach().flip(-2).cumsum(-2).flip(-2)
+        others = (following.sum(-1, keepdim=True) - following) / (following.shape[-1] - 1)
+        return (log_weights + with_gradient_of(log_q, following - others)).sum(-2).mean(-1)
 
     def _run(
         self, batch: Batch, log_theta: float, phase: Mapping[str, bool], generator: torch.Generator | None

@@ -70,9 +70,8 @@ class APDRConfig:
     """Up to this share of training every object appears in the first frame of its piece, and stays: places are found
     anew in each frame long before they are followed, and an object that is not followed would be dropped for good."""
     presence: Literal["discrete", "concrete"] = "discrete"
-    """Objects are there or not; or to a degree, by the binary Concrete relaxation, whose gradient is that of the path
-    (for FIVO: training by the bound fivo-K, to which `anneal`, `grow`, `settled` and `remainder_from` do not apply;
-    theta is `ratio`)."""
+    """Objects are there or not; or to a degree, by the binary Concrete relaxation (meant for FIVO: training by the
+    bound fivo-K, to which `anneal`, `grow`, `settled` and `remainder_from` do not apply; theta is `ratio`)."""
     temperature: float = 0.5
     """Of the relaxation."""
     attends: Literal["frame", "remainder"] = "frame"
@@ -118,10 +117,9 @@ class APDRConfig:
                 raise ValueError(f"{name}.{field} must be a share of training, found {getattr(self, field)}")
         if not self.margin >= 1:
             raise ValueError(f"{name}.margin must be at least 1, found {self.margin}")
-        if self.presence == "discrete" and self.num_particles < 2:
+        if self.num_particles < 2:
             raise ValueError(
-                f"{name}.num_particles must be at least 2 with discrete presence, found {self.num_particles}: a "
-                "particle is judged by the others"
+                f"{name}.num_particles must be at least 2, found {self.num_particles}: a particle is judged by others"
             )
 
     def log_ratio(self, progress: float) -> float:

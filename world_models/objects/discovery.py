@@ -135,7 +135,7 @@ class Discovery(nn.Module):
         """
         config = self.config
         batch_shape = scene.batch_shape
-        kept = (propagated.presence >= 0.5).sum(-1)
+        kept = propagated.there.sum(-1)
         more, room = prior.one_more(scene, kept, log_theta)
         if noise.settled:
             room = room & (scene.steps == 0).unsqueeze(-1)
@@ -148,7 +148,8 @@ class Discovery(nn.Module):
 
         hidden, before = self.start(propagated.hidden), places.new_zeros(*batch_shape, 5)
         chain = torch.ones_like(places[..., 0, 0])
-        values, answers, wheres, ratios, states = [], [], [], [], []
+        so_far = torch.ones_like(chain, dtype=torch.bool)
+        values, there, answers, wheres, ratios, states = [], [], [], [], [], []
         for i in range(config.num_slots):
             hidden = step_cell(self.cell, torch.cat([inputs[..., i, :], before], -1), hidden)
             yes, shift, std = self.head(hidden).split([1, 4, 4], -1)
@@ -157,17 +158,18 @@ class Discovery(nn.Module):
                 seen, (yes.squeeze(-1), mean, positive(std, 0.1)), (more[..., i], prior_mean, prior_std)
             )
             # A discrete chain ends at its first no; a relaxed one never quite does.
-            asked = room[..., i] if config.presence == "concrete" else room[..., i] & (chain > 0)
+            asked = room[..., i] if config.presence == "concrete" else room[..., i] & so_far
             answers.append(ask(yes, more[..., i], asked, **noise.asking))
-            chain = chain * answers[-1].value
+            chain, so_far = chain * answers[-1].value, so_far & answers[-1].yes
             where, ratio = drawn_beside(noise.where[..., i, :], mean, std, prior_mean, prior_std)
             before = torch.cat([where, torch.ones_like(where[..., :1])], -1) * chain.unsqueeze(-1)
             values.append(chain)
+            there.append(so_far)
             wheres.append(where)
             ratios.append(ratio)
             states.append(hidden)
-        where, value = torch.stack(wheres, -2), torch.stack(values, -1)
-        _, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
+        where, value, there = torch.stack(wheres, -2), torch.stack(values, -1), torch.stack(there, -1)
+        _, _, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
         windows = windows_of(where, config.smallest, config.largest)
         found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size))
@@ -175,9 +177,9 @@ class Discovery(nn.Module):
         standard = torch.zeros_like(mean), torch.ones_like(mean)
         mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, positive(std, 0.5)), standard)
         what, log_what = drawn_beside(noise.what, mean, std, *standard)
-        exists = room if config.presence == "concrete" else value > 0
+        exists = room if config.presence == "concrete" else there
         return Drawn(
-            value, what, where, log_presence.sum(-1), torch.where(exists, log_what, 0.0).sum(-1),
+            value, there, what, where, log_presence.sum(-1), torch.where(exists, log_what, 0.0).sum(-1),
             torch.where(exists, torch.stack(ratios, -1), 0.0).sum(-1), log_q.sum(-1), hidden,
         )  # fmt: skip
 

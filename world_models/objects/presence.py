@@ -10,7 +10,12 @@ the chain is p(n) exactly, and the same chain can be relaxed.
 
 A relaxed yes is sigmoid(y) with y = (log-odds + logistic noise) / temperature, the binary Concrete variable (Maddison,
 Mnih, Teh 2017, eq. 24), compared with its prior as densities of y. It is at least a half exactly when the discrete
-variable with the same noise would be 1.
+variable b with the same noise would be 1. Where something turns on b itself, who goes on or whether there is room, the
+path of y alone has not the whole gradient: what follows jumps where y changes sign. Then y is drawn given b (Tucker et
+al. 2017), and q(b) asks for the score function as a discrete answer does: no bias, and no noise that is not due to b.
+With b held fixed, y = l + logistic moves by
+
+    dy/dl = (1 - exp(-|y|)) sigmoid(l) for b = 1,  (1 - exp(-|y|)) sigmoid(-l) for b = 0        (temperature one)
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..distributions import uniform_like
+from ..inference.discrete import with_gradient_of
 
 _FAR = -1e30  # the score of what cannot be; finite, so that gradients are
 
@@ -31,10 +37,12 @@ class Answer(NamedTuple):
 
     value: Tensor
     """1 or 0; in between if relaxed."""
+    yes: Tensor
+    """bool: the answer, rounded."""
     log_ratio: Tensor
     """log p - log q."""
     log_q: Tensor
-    """log q of a discrete answer, zero of a relaxed one."""
+    """log q of what needs the score function: of the rounded answer, or zero of a relaxed one that nobody rounds."""
 
 
 def ask(
@@ -45,6 +53,7 @@ def ask(
     temperature: float | None,
     sample: bool,
     generator: torch.Generator | None,
+    rounds: bool = True,
 ) -> Answer:
     """Draw from q with `log_odds`, and compare with p; without `sample`, the more probable answer.
 
@@ -54,22 +63,25 @@ def ask(
         temperature: of the relaxation; None for a discrete answer.
         sample: whether to draw.
         generator: of the draw.
+        rounds: whether anything turns on the rounded answer, which decides where the gradient of a relaxed one goes.
     """
     if not sample:
-        value = (log_odds > 0).to(log_odds.dtype)
+        yes = log_odds > 0
     else:
         tiny = torch.finfo(log_odds.dtype).tiny
         noise = uniform_like(log_odds, generator).clamp(min=tiny)
         logistic = noise.log() - torch.log1p(-noise)
+        yes = log_odds.detach() + logistic > 0
         if temperature is not None:
             scaled = log_odds + logistic  # y times the temperature
+            log_q = torch.zeros_like(scaled)
+            if rounds:
+                slope = -torch.expm1(-scaled.abs()) * torch.where(yes, log_odds, -log_odds).sigmoid()
+                scaled, log_q = scaled.detach() + with_gradient_of(log_odds, slope), _log_bernoulli(log_odds, yes)
             ratio = _log_logistic(prior_log_odds - scaled) - _log_logistic(log_odds - scaled)
-            zero = torch.zeros_like(ratio)
-            value = (scaled / temperature).sigmoid()
-            return Answer(torch.where(allowed, value, 0.0), torch.where(allowed, ratio, 0.0), zero)
-        value = (log_odds.detach() + logistic > 0).to(log_odds.dtype)
-    log_q, log_p = _log_bernoulli(log_odds, value), _log_bernoulli(prior_log_odds, value)
-    return Answer(*(torch.where(allowed, part, 0.0) for part in (value, log_p - log_q, log_q)))
+            return _where(allowed, Answer((scaled / temperature).sigmoid(), yes, ratio, log_q))
+    log_q, log_p = _log_bernoulli(log_odds, yes), _log_bernoulli(prior_log_odds, yes)
+    return _where(allowed, Answer(yes.to(log_odds.dtype), yes, log_p - log_q, log_q))
 
 
 def geometric_scores(log_theta: float, num_slots: int, like: Tensor) -> Tensor:
@@ -94,8 +106,12 @@ def one_more(scores: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(possible[..., 1:], tails[..., 1:] - scores[..., :-1], 0.0), possible[..., 1:]
 
 
-def _log_bernoulli(log_odds: Tensor, value: Tensor) -> Tensor:
-    return -functional.softplus(torch.where(value > 0, -log_odds, log_odds))
+def _where(allowed: Tensor, answer: Answer) -> Answer:
+    return Answer(*(torch.where(allowed, part, torch.zeros_like(part)) for part in answer))
+
+
+def _log_bernoulli(log_odds: Tensor, yes: Tensor) -> Tensor:
+    return -functional.softplus(torch.where(yes, -log_odds, log_odds))
 
 
 def _log_logistic(x: Tensor) -> Tensor:

@@ -138,7 +138,7 @@ class Propagation(nn.Module):
             stays, shift, std = self.head(hidden).split([1, 4, 4], -1)
             prior_stays, prior_std = scene.survival[..., i], scene.place_std[..., i, :]
             if noise.settled:
-                stays, prior_stays = (torch.full_like(leaf, _CERTAIN) for leaf in (stays, prior_stays))
+                stays, prior_stays = torch.zeros_like(stays), torch.full_like(prior_stays, _CERTAIN)
             mean = centre + relative(shift, sides[..., i, :])
             stays, mean, std = known(
                 seen, (prior_stays + stays.squeeze(-1), mean, positive(std, 0.05)),
@@ -157,16 +157,16 @@ class Propagation(nn.Module):
                 whats.append(what)
                 log_whats.append(log_what)
         where, log_where, states = torch.stack(wheres, -2), torch.stack(ratios, -1), torch.stack(states, -2)
-        value, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
+        value, stay, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
         if in_turn:
             what, log_what = torch.cat(whats, -2), torch.cat(log_whats, -1)
         else:
             what, log_what = self._second_look(scene, where, states, frame, seen, encoder, noise.what)
         # What is absent has no place and no appearance; what is present to a degree has.
-        exists = there if config.presence == "concrete" else value > 0
+        exists = there if config.presence == "concrete" else stay
         return Drawn(
-            value, what, where, log_presence.sum(-1), torch.where(exists, log_what, 0.0).sum(-1),
+            value, stay, what, where, log_presence.sum(-1), torch.where(exists, log_what, 0.0).sum(-1),
             torch.where(exists, log_where, 0.0).sum(-1), log_q.sum(-1), hidden,
         )  # fmt: skip
 
@@ -175,7 +175,7 @@ class Propagation(nn.Module):
         zero = scene.presence.new_zeros(scene.batch_shape)
         empty = torch.zeros_like
         return Drawn(
-            empty(scene.presence), empty(scene.what), empty(scene.place), zero, zero, zero, zero,
+            empty(scene.presence), empty(scene.present), empty(scene.what), empty(scene.place), zero, zero, zero, zero,
             self.start(scene.context),
         )  # fmt: skip
 

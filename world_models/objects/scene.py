@@ -3,8 +3,9 @@
 An object keeps its slot's contents together: its appearance, its place, its prior's recurrent state and its number, so
 that at the next step it finds its own prior again. After every step the objects are in the order of their numbers (the
 order of their births), and the slots behind them are zero where nothing is present at all. With relaxed presence they
-hold what is present by less than a half: part of the picture, without a number, and forgotten by the next prediction.
-So slots mean nothing: scenes whose slots are permuted are the same scene, and become equal tensors by the next step.
+hold what is present to a degree without being there: part of the picture while there are slots, without a number, and
+forgotten by the next prediction. So slots mean nothing: scenes whose slots are permuted are the same scene, and become
+equal tensors by the next step.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Scene(State):
     @property
     def present(self) -> Tensor:
         """(*batch, N) bool: which slots hold an object."""
-        return self.presence >= 0.5
+        return self.ids != NOBODY
 
     def objects(self) -> dict[str, Tensor]:
         """The fields that belong to slots, each (*batch, N, ...)."""
@@ -82,7 +83,7 @@ _OF_SLOTS = (
 
 
 def ordered(objects: dict[str, Tensor], num_slots: int) -> dict[str, Tensor]:
-    """The first `num_slots` of M slots: objects in the order of their numbers, then by falling presence.
+    """The first `num_slots` of M slots: objects in the order of their numbers, then the others as they stand.
 
     Slots of presence zero are empty: zero, but for `ids` and the standard deviations.
 
@@ -91,9 +92,8 @@ def ordered(objects: dict[str, Tensor], num_slots: int) -> dict[str, Tensor]:
         num_slots: of the result, at most M.
     """
     presence, ids = objects["presence"], objects["ids"]
-    present = presence >= 0.5
-    # Numbers are below 2^24, where float32 is exact; presences order the rest behind them.
-    key = torch.where(present, ids.to(presence.dtype) - 2.0**24, 1 - presence.detach())
+    # Whoever is there to a degree only is never ordered by it: what a degree moves must not jump.
+    key = torch.where(ids == NOBODY, torch.iinfo(ids.dtype).max - (presence > 0).to(ids.dtype), ids)
     order = key.argsort(dim=-1, stable=True)[..., :num_slots]
     there = (presence > 0).gather(-1, order)
 

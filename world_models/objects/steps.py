@@ -15,7 +15,8 @@ MIN_STD = 1e-2
 class Drawn(NamedTuple):
     """Objects drawn in one phase of a step, M slots; log p - log q of each part is summed over them, (*batch)."""
 
-    presence: Tensor  # (*batch, M)
+    presence: Tensor  # (*batch, M) 1 or 0, in between if it is relaxed
+    there: Tensor  # (*batch, M) bool: the same, rounded; of new objects the chain of rounded answers
     what: Tensor  # (*batch, M, D)
     where: Tensor  # (*batch, M, 4)
     log_presence: Tensor
