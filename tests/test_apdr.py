@@ -182,7 +182,12 @@ def test_permuting_slots_changes_nothing():
             model.observe(batch.frames, batch.actions, **arguments | {"state": item, "generator": seeded(1)})
             for item in (state, permuted)
         )
-        assert_states_close(ours, theirs, rtol=0.0, atol=0.0)
+        assert_states_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    waiting = model.predict(state, batch.actions[:, 0])
+    swapped = replace(waiting, **{name: leaf[:, order] for name, leaf in waiting.objects().items()})
+    ours, theirs = (model.propose(item, batch.frames[:, 0], None, generator=seeded(2)) for item in (waiting, swapped))
+    assert_states_close(ours.state, theirs.state, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(ours.log_weight, theirs.log_weight, rtol=1e-12, atol=1e-12)
     found, other = model.objects(state), model.objects(permuted)
     for name in ("presence", "boxes", "ids", "visibility"):
         torch.testing.assert_close(getattr(found, name)[:, order], getattr(other, name))

@@ -27,7 +27,7 @@ TINY_AIR = AIRConfig(
 )
 
 
-def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
+def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(balls.Balls, "episodes", {"train": 8, "validation": 3, "test": 4})
     monkeypatch.setattr(balls.Balls, "lengths", {"train": 4, "validation": 20, "test": 20})
     args = balls.Args(
@@ -45,6 +45,10 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch):
     before = args.json.read_text()
     balls.main(replace(args, stages=("train",)))
     assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
+    for others, stage in (({"seeds": (0,)}, "evaluate"), ({"air_epochs": 2}, "air")):
+        balls.main(replace(args, stages=("data",), **others))
+        assert f"no result is written: {stage} in" in capsys.readouterr().err
+    assert json.loads(args.json.read_text())["config"]["seeds"] == [0, 1]
     with pytest.raises(ValueError, match="already holds a run"):
         balls.main(replace(args, resume=False))
 
@@ -107,11 +111,15 @@ def picture(*squares, size=32):
 def test_films_are_of_those_who_are_hidden_and_come_back():
     boxes, shows = np.zeros((6, 2, 4)), np.ones((6, 2))
     ids = np.array([[0, 1]] * 6)
-    shows[:, 0] = [1, 0.2, 0.1, 0.5, 1, 0.1]  # two frames between, and one that it does not come back from
+    shows[:, 0] = [1, 0.2, 0.4, 0.5, 1, 0.1]  # two frames between, and one that it does not come back from
     shows[:, 1] = [0.2, 0.2, 0.5, 0.8, 0.8, 0.8]  # never clear
-    assert hidden_frames(Tracks(ids, boxes, shows)) == 2
-    assert hidden_frames(Tracks(ids[:, ::-1], boxes, shows[:, ::-1])) == 2
-    assert hidden_frames(Tracks(np.full((6, 2), -1), boxes, shows)) == 0
+    boxes[:, :, 2:] = 7.0
+    assert hidden_frames(Tracks(ids, boxes, shows), (7, 8)) == 2
+    assert hidden_frames(Tracks(ids[:, ::-1], boxes, shows[:, ::-1]), (7, 8)) == 2
+    assert hidden_frames(Tracks(np.full((6, 2), -1), boxes, shows), (7, 8)) == 0
+    boxes[1, 0] -= 1  # partly outside: that is why little of it shows
+    assert hidden_frames(Tracks(ids, boxes, shows), (7, 8)) == 1
+    assert hidden_frames(Tracks(ids, boxes, shows), (6, 8)) == 0
 
 
 def test_components_are_what_is_connected():

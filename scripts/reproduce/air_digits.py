@@ -19,9 +19,7 @@ the annealing): with .2 and 1e-3 two windows to a digit pay for themselves.
 from __future__ import annotations
 
 import itertools
-import json
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +33,7 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from ..results import result_path, write_result
 from .experiment import Options
-from .pieces import measure_once, whole_command, without_places
+from .pieces import measure_once, whole_command, with_settings, without_places
 from .training_runs import epochs_within, kept_epochs, newest_checkpoint, train_run, training_seconds, use_device
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -125,15 +123,13 @@ def main(args: Args) -> None:
     data = StillDigits(args.test_frames, SEEDS[split], "train" if args.validate else "test")
     for method, seed in itertools.product(args.methods, args.seeds):
         folder = args.out / method / f"seed-{seed}"
-        config = asdict(replace(args.model, **METHODS[method]))
-        training = replace(settings_of_all, seed=seed)
+        settings = settings_of(args, settings_of_all, method, seed)
         facts = {"data": {"frames": args.train_frames, "seed": SEEDS["train"], "split": "train"}}
         if not args.validate:
             train_run(
-                folder, "air", config, train, training, spaces, extra=facts, resume=args.resume,
-                label=f"{method}, seed {seed}",
+                folder, "air", settings["model"], train, replace(settings_of_all, seed=seed), spaces, extra=facts,
+                resume=args.resume, label=f"{method}, seed {seed}",
             )  # fmt: skip
-        settings = {"model": config, "training": asdict(training), "frames": [args.train_frames, args.test_frames]}
         if args.validate:
             ui.say(f"{method}, seed {seed}: {measure(folder, data, args.device)}")
         else:
@@ -143,6 +139,15 @@ def main(args: Args) -> None:
             )  # fmt: skip
     if not args.validate:
         _report(replace(args, training=settings_of_all), float(np.mean(data.presence.sum(-1) == 1)))
+
+
+def settings_of(args: Args, training: TrainingConfig, method: str, seed: int) -> dict[str, Any]:
+    """What a piece depends on."""
+    return {
+        "model": asdict(replace(args.model, **METHODS[method])),
+        "training": asdict(replace(training, seed=seed)),
+        "frames": [args.train_frames, args.test_frames],
+    }
 
 
 def trained_for(args: Args, data: StillDigits, spaces: Any) -> TrainingConfig:
@@ -203,8 +208,11 @@ def _report(args: Args, share_of_ones: float) -> None:
     metrics: dict[str, Any] = {"count_accuracy/always-one": share_of_ones}
     seconds = 0.0
     for method in METHODS:
-        paths = [args.out / "measured" / f"{method}-{seed}.json" for seed in args.seeds]
-        measured: list[Mapping[str, Any]] = [json.loads(path.read_text()) for path in paths if path.exists()]
+        pieces = {
+            args.out / "measured" / f"{method}-{seed}.json": settings_of(args, args.training, method, seed)
+            for seed in args.seeds
+        }
+        measured = list(with_settings({path: wanted for path, wanted in pieces.items() if path.exists()}).values())
         if not measured:
             continue
         runs = [found["metrics"] for found in measured]

@@ -9,15 +9,20 @@ import numpy as np
 from reverie.world_models.evaluation.tracking import Tracks
 
 
-def hidden_frames(tracks: Tracks) -> int:
-    """How many frames objects are hidden for (less than .3 of them shows) between frames in which they are not (.9)."""
+def hidden_frames(tracks: Tracks, size: tuple[int, int]) -> int:
+    """How many frames objects are behind others for, between frames in which they are clear (.9 of them shows).
+
+    Behind others is what lies inside the picture of `size` (H, W) as a whole while less than half of it shows.
+    """
+    low, high = tracks.boxes[..., :2], tracks.boxes[..., 2:]
+    inside = (low >= 0).all(-1) & (high <= np.array(size[::-1])).all(-1)
     count = 0
     for number in np.unique(tracks.ids[tracks.ids >= 0]):
-        shows = np.where(tracks.ids == number, tracks.visibility, -1.0).max(-1)
-        clear = np.flatnonzero(shows > 0.9)
+        here = tracks.ids == number
+        clear = np.flatnonzero((here & (tracks.visibility > 0.9)).any(-1))
         if len(clear):
-            between = shows[clear[0] : clear[-1]]
-            count += int(((between >= 0) & (between < 0.3)).sum())
+            behind = (here & inside & (tracks.visibility < 0.5)).any(-1)
+            count += int(behind[clear[0] : clear[-1]].sum())
     return count
 
 

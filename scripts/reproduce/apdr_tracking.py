@@ -18,6 +18,7 @@ connected components with a Kalman filter.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -133,7 +134,8 @@ class Tracking(Experiment):
         started, truth = time.monotonic(), self.truth()
         frames = truth[np.arange(len(truth))]["frames"]
         found = self.tracking(truth, (track_components(sequence, self.pace) for sequence in frames))
-        self.store("components", measures.prefixed(found, "components"), time.monotonic() - started)
+        metrics = measures.prefixed(found, "components")
+        self.store("components", metrics, time.monotonic() - started, self.options_of("components"))
 
     def air(self) -> None:
         """What tracking adds to finding objects: AIR sees every frame by itself."""
@@ -149,7 +151,7 @@ class Tracking(Experiment):
             found = self.tracking(truth, (relinked(tracks, self.pace) for tracks in follow(model, truth)))
             per_seed.append(found | {"mse": filtered_mse(model, truth)})
         metrics = measures.prefixed(by_key(per_seed), "air")
-        self.store("air", metrics, max(seconds, time.monotonic() - started))
+        self.store("air", metrics, max(seconds, time.monotonic() - started), self.options_of("air"))
 
     def tracking(self, truth: TrueObjects, found: Iterable[Tracks]) -> dict[str, float]:
         """Tracking metrics of what was found in each sequence."""
@@ -186,7 +188,7 @@ class Tracking(Experiment):
         metrics: dict[str, Any] = by_key(per_seed)
         good = [found["count_accuracy"] >= GOOD_COUNT and found["idf1"] >= GOOD_IDF1 for found in per_seed]
         metrics["restarts_ok"] = sum(good) / len(good)
-        self.store("evaluate", metrics, seconds + time.monotonic() - started)
+        self.store("evaluate", metrics, seconds + time.monotonic() - started, self.options_of("evaluate"))
 
     def pictures(self) -> None:
         """A film (docs/figures/NAME.gif) and sheets of sequences in which objects are hidden and come back.
@@ -199,7 +201,8 @@ class Tracking(Experiment):
 
         truth = self.truth()
         true = true_tracks(truth)
-        shown = np.argsort([-measures.hidden_frames(tracks) for tracks in true], kind="stable")[:4]
+        hidden = [measures.hidden_frames(tracks, (self.size, self.size)) for tracks in true]
+        shown = np.argsort(hidden, kind="stable")[::-1][:4]
         part = Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
         guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
@@ -215,9 +218,28 @@ class Tracking(Experiment):
         write(folder / f"{self.name}.gif", np.concatenate(films, axis=2), fps=8)
         ui.say(f"wrote {folder / self.name}.gif")
 
+    def options_of(self, stage: str) -> dict[str, Any]:
+        """What the measurements of a stage depend on, as JSON holds it."""
+        args, training, options = self.args, asdict(self.training()), {"data": dict(self.episodes)}
+        if stage == "air":
+            training |= {"epochs": args.air_epochs}
+            options |= {"seeds": args.air_seeds, "model": asdict(args.air), "training": training}
+        if stage == "evaluate":
+            options |= {"seeds": args.seeds, "model": asdict(args.model), "training": training}
+        return json.loads(json.dumps(options))
+
     def report(self) -> None:
+        """Print what is measured, and write the result, unless some of it belongs to other options."""
         stored = self.stored()
-        if stored:
-            metrics = {key: value for found in stored.values() for key, value in found["metrics"].items()}
+        others = [stage for stage, found in stored.items() if found.get("options") != self.options_of(stage)]
+        fitting = {stage: found for stage, found in stored.items() if stage not in others}
+        metrics = {key: value for found in fitting.values() for key, value in found["metrics"].items()}
+        if metrics:
             ui.table(("measure", "mean over seeds"), [(key, mean(metrics, key)) for key in sorted(metrics)])
+        if others:
+            ui.say(
+                f"no result is written: {', '.join(others)} in {self.args.out} was measured with other options than "
+                "this call's; measure it again by naming it in --stages"
+            )
+        elif stored:
             self.write(self.references, {"world": dict(self.world), "lengths": dict(self.lengths)})

@@ -101,8 +101,6 @@ class APDR(WorldModel):
 
     def predict(self, state, action, *, sample=True, generator=None) -> Scene:
         check_step(self.spaces, state, action=action)
-        # Sorted here, so that slots that somebody permuted are visited in the order of births, too.
-        state = replace(state, **ordered(state.objects(), self.config.num_slots))
         return self.transition(replace(state, presence=state.present.to(state.presence.dtype)), action)
 
     def update(self, state, frame=None, *, mask=None, sample=True, generator=None) -> Scene:
@@ -143,6 +141,8 @@ class APDR(WorldModel):
         others are of the curriculum, see `steps.Noise`.
         """
         batch_shape, config = predicted.batch_shape, self.config
+        # Sorted here, so that slots that somebody permuted are visited in the order of births, too.
+        predicted = replace(predicted, **ordered(predicted.objects(), config.num_slots))
         if frame is None:
             frame = predicted.place.new_zeros(*self.spaces.frame_shape)
             seen = torch.zeros(batch_shape, dtype=torch.bool, device=frame.device)

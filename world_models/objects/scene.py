@@ -5,7 +5,7 @@ that at the next step it finds its own prior again. After every step the objects
 order of their births), and the slots behind them are zero where nothing is present at all. With relaxed presence they
 hold what is present to a degree without being there: part of the picture while there are slots, without a number, and
 forgotten by the next prediction. So slots mean nothing: scenes whose slots are permuted are the same scene, and become
-equal tensors by the next step.
+equal tensors, but for rounding, by the next step.
 """
 
 from __future__ import annotations
