@@ -104,43 +104,56 @@ def weigh(model, frames, actions, path):
     """log q of the discrete choices, and the log-weight, of one path; frames (T, C, H, W), actions (T, A)."""
     config, size = model.config, model.config.glimpse_size
     d, n_slots = config.what_dim, config.num_slots
-    things, born, context = [], 0, model.first_context
+    things, born, context, began = [], 0, model.first_context, False
     log_q_discrete, log_weight = torch.zeros(()).double(), torch.zeros(()).double()
     for frame, action, (stays, new) in zip(frames, actions, path, strict=True):
         kept, hidden, before = [], model.propagation.start(context), torch.zeros(5).double()
+        number_expected = torch.zeros(()).double()
         for thing, stay in zip(things, stays, strict=True):
             elsewhere = thing.where - thing.expected
             inputs = torch.cat([thing.what, thing.where, elsewhere, thing.velocity, action])
             memory = model.transition.cell(inputs, thing.memory)
             out = model.transition.head(memory)
             p_stay = Bernoulli(logits=out[0])
+            number_expected = number_expected + p_stay.probs
             p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[1 + d :], 0.2))
             p_where, velocity, cov = moved_on(model.transition.motion, thing, action)
 
-            expected = window(config, p_where.mean)
+            around = thing.where if config.propagate_around == "last" else p_where.mean
+            expected = window(config, around)
             wide = torch.cat([config.margin * expected[:2], expected[2:]])
             left = frame - explained(model, kept) if config.attends == "remainder" else frame
-            look = model.encoder(read(left, wide, size))
+            glimpse = read(left, wide, size)
+            if config.glimpse_mask:
+                glimpse = glimpse * model.propagation.mask(thing.what).sigmoid().reshape(size, size)
+            look = model.encoder(glimpse)
             hidden = model.propagation.cell(torch.cat([look, thing.what, before]), hidden)
             out = model.propagation.head(hidden)
             q_stay = Bernoulli(logits=p_stay.logits + out[0])
-            q_where = Normal(p_where.mean + moved_by(out[1:5], expected[:2]), std_of(out[5:], 0.05))
+            q_where = Normal(around + moved_by(out[1:5], expected[:2]), std_of(out[5:], 0.05))
             where, answer = q_where.mean, torch.tensor(float(stay)).double()
             log_q_discrete = log_q_discrete + q_stay.log_prob(answer)
             log_weight = log_weight + p_stay.log_prob(answer) - q_stay.log_prob(answer)
-            before = torch.cat([where - p_where.mean, torch.ones(1).double()]) * answer
+            before = torch.cat([where - around, torch.ones(1).double()]) * answer
             if stay:
                 look = model.encoder(read(frame, window(config, where), size))
                 out = model.propagation.what_head(torch.cat([hidden, look, p_what.mean, thing.what]))
-                q_what = Normal(p_what.mean + out[:d], std_of(out[d:], 0.2))
+                mean = p_what.mean + out[:d]
+                if config.appearance == "gated":
+                    keep, drop, leave = (1 / (1 + (-gate).exp()) for gate in out[2 * d :].split(d))
+                    mean = keep * thing.what + (1 - drop) * out[:d] + (1 - leave) * p_what.mean
+                q_what = Normal(mean, std_of(out[d : 2 * d], 0.2))
                 what = q_what.mean
                 for p, q, z in ((p_what, q_what, what), (p_where, q_where, where)):
                     log_weight = log_weight + (p.log_prob(z) - q.log_prob(z)).sum()
                 kept.append(Thing(thing.number, what, where, thing.what, p_where.mean, velocity, cov, memory))
 
         room = n_slots - len(kept)
-        theta = config.ratio
-        log_weight = log_weight + math.log(theta**new / sum(theta**n for n in range(room + 1)))
+        scores = torch.arange(room + 1).double() * math.log(config.ratio)
+        if config.discovery_prior == "learned":
+            scores = model.discovery_prior.scores(torch.stack([number_expected, torch.tensor(float(began)).double()]))
+            scores = scores[: room + 1] + 10.0 * began * (torch.arange(room + 1) == 0)
+        log_weight, began = log_weight + scores[new] - scores.exp().sum().log(), True
         presence, wheres = torch.zeros(n_slots).double(), torch.zeros(n_slots, 4).double()
         for slot, thing in enumerate(kept):
             presence[slot], wheres[slot] = 1.0, thing.where

@@ -80,9 +80,13 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-@pytest.mark.parametrize("attends", ["frame", "remainder"])
-def test_the_bound_is_the_enumeration(attends, without_noise):
-    model, batch = make_model(replace(SMALL, attends=attends)), make_batch()
+SQAIR = {"discovery_prior": "learned", "propagate_around": "last", "appearance": "gated", "glimpse_mask": True}
+OPTIONS = [{}, {"attends": "remainder"}, *({name: value} for name, value in SQAIR.items()), SQAIR]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "ours")
+def test_the_bound_is_the_enumeration(options, without_noise):
+    model, batch = make_model(replace(SMALL, **options)), make_batch()
     found, log_q, log_weight = enumerated(model, batch)
     all_paths = twin.paths(2, 2)
     assert sorted(map(twin.trace, all_paths)) == sorted(found)

@@ -13,7 +13,7 @@ from test_bounds import make_batch, make_model, seed
 from test_sequential import MODELS, build, srnn
 from test_sequential import windows as sequences
 from tiny_training import lgssm, windows
-from world_model_contract import GAUSSIAN
+from world_model_contract import CASES, GAUSSIAN
 
 
 class Parted(OwnModel):
@@ -112,6 +112,26 @@ def test_what_the_posterior_reads_of_the_generative_model_is_shared(name):
     total.backward()
     read = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None and p.grad.any()}
     assert read == {*model.proposal_modules, *model.shared_modules}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.values[0].name in ("apdr", "air")])
+def test_what_the_posterior_of_objects_reads_is_shared(case):
+    """Choices and draws of a frame, scenes before it held fixed."""
+    model, batch, total, predicted = case.build(), case.batch(20), 0.0, None
+    for t in range(4):
+        predicted = model.initial_state((20,)) if t == 0 else model.predict(predicted, batch.actions[:, t])
+        found = model.propose(predicted, batch.frames[:, t], None, generator=seed(t))
+        scene = found.state
+        drawn = sum((scene.presence.unsqueeze(-1) * leaf).sum() for leaf in (scene.what, scene.place))
+        total = total + drawn + torch.as_tensor(found.log_q_discrete).sum() + scene.presence.sum()
+        predicted = scene.detach()
+    total.backward()
+    read = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.any()}
+    part = {id(p): group["part"] for group in model.parameter_groups(1.0) for p in group["params"]}
+    parts = {name: part[id(p)] for name, p in model.named_parameters()}
+    assert not [name for name in read if parts[name] == "generative"]
+    shared = {name.split(".")[0] for name in parts if parts[name] == "shared"}
+    assert shared and shared <= {name.split(".")[0] for name in read}
 
 
 @pytest.mark.parametrize("first", ["fivo-3", "elbo"])

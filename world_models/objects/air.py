@@ -380,13 +380,12 @@ class AIR(WorldModel):
         return score.mean(-1), -error.mean(-1)
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        parts: dict[str, list[nn.Parameter]] = {"generative": [], "proposal": [], "baseline": []}
-        generative = ("renderer", "where_mean", "where_raw_std", "backdrop_decoder")
+        """The posterior's places are relative to the prior's mean, which so has both gradients."""
+        part_of = dict.fromkeys(("renderer", "where_raw_std", "backdrop_decoder"), "generative")
+        part_of |= {"where_mean": "shared", "baseline": "baseline"}
+        parts: dict[str, list[nn.Parameter]] = {"generative": [], "proposal": [], "shared": [], "baseline": []}
         for name, parameter in self.named_parameters():
-            module = name.split(".")[0]
-            parts["baseline" if module == "baseline" else "generative" if module in generative else "proposal"].append(
-                parameter
-            )
+            parts[part_of.get(name.split(".")[0], "proposal")].append(parameter)
         factors = {"baseline": self.config.baseline_rate}
         return [
             {

@@ -271,10 +271,13 @@ class APDR(WorldModel):
         return stacked, torch.stack(choices, -2), {"objects": torch.stack(counts).mean(), "theta": math.exp(log_theta)}
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
-        generative = ("renderer", "transition", "discovery_prior")
-        parts: Mapping[str, list[nn.Parameter]] = {"generative": [], "proposal": []}
+        """The posterior is relative to the transition, looks beside the background, and in what the decoder leaves."""
+        shared = ("transition", "renderer" if self.config.attends == "remainder" else "renderer.image")
+        parts: Mapping[str, list[nn.Parameter]] = {"generative": [], "proposal": [], "shared": []}
         for name, parameter in self.named_parameters():
-            parts["generative" if name.split(".")[0] in generative else "proposal"].append(parameter)
+            generative = name.startswith(("renderer", "discovery_prior"))
+            part = "shared" if name.startswith(shared) else "generative" if generative else "proposal"
+            parts[part].append(parameter)
         return [{"name": name, "part": name, "params": params, "lr_factor": 1.0} for name, params in parts.items()]
 
     # ---- capabilities ----
