@@ -74,7 +74,7 @@ def test_a_disc_larger_than_any_window_is_counted_by_its_parts_and_left_over(mod
     assert 2 * radius > 1.4 * 32 * model.config.largest
     states, found, pictures = watched(model, frames)
     counts = found.presence.sum(-1)
-    assert int(counts.min()) >= 1 and int(counts.max()) <= model.config.num_slots
+    assert int(counts.min()) >= 1
     # Outside of the windows nothing explains it: what is left is the frame itself, less the background.
     windows = windows_of(states.place[0, -1], model.config.smallest, model.config.largest)
     boxes = boxes_of(windows, (32, 32))[found.presence[0, -1]]

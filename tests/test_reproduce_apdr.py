@@ -32,6 +32,7 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(balls.Balls, "lengths", {"train": 4, "validation": 20, "test": 20})
     args = balls.Args(
         seeds=(0, 1), out=tmp_path / "run", json=tmp_path / "result.json", model=TINY, air=TINY_AIR, air_epochs=1,
+        air_seeds=(0,),
         training=TrainingConfig(epochs=1, batch_size=4, learning_rate=1e-3),
     )  # fmt: skip
     balls.main(args)

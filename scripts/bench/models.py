@@ -10,7 +10,8 @@
     {seconds,peak_mib}/apdr/slots-N    a gradient step of APDR on the frames with room for N objects, and with K
     .../apdr/particles-K               particles; memory above that of one object and two particles
 
-Every model has its default settings but for those that the workload forces. The best repetition counts, for everyone
+Every model has its default settings but for those that the workload forces, and is at the end of its training, where
+nothing is cut into pieces any more. The best repetition counts, for everyone
 alike. Memory is measured in a process of its own for every number of particles, as only the largest use can be seen.
 """
 
@@ -143,7 +144,7 @@ def update(workload: str, name: str, device: str, **settings: Any) -> Callable[[
 
     def step() -> None:
         optimiser.zero_grad(set_to_none=True)
-        loss = model.loss(batch, progress=0.5, generator=generator)
+        loss = model.loss(batch, progress=1.0, generator=generator)  # whole windows
         loss.total.backward()
         optimiser.step()
         loss.total.item()  # waits for an accelerator

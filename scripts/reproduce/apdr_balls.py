@@ -39,10 +39,12 @@ class Args(TrackingArgs):
     air: AIRConfig = field(
         default_factory=lambda: AIRConfig(
             what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,
-            background="image", rendering="over",
+            background="image", rendering="over", frame_std=0.3, ratio=1e-7, attends="remainder",
         )
     )  # fmt: skip
-    """The model of single frames."""
+    """The model of single frames, with what keeps two windows off one digit in `air-digits`."""
+    air_seeds: tuple[int, ...] = (0, 1, 2)
+    """Its random starts."""
 
 
 def main(args: Args) -> None:

@@ -26,10 +26,11 @@ fitted part by part, so that it need not remember them; through what they explai
 
 Missing frames: the posterior is the prior.
 
-What is stated rather than raised. More objects than steps: the count stays at N, and the rest of the frame is left to
-the pixels' noise, or to objects that span two. An object larger than the largest window: one step explains a part of
-it, further steps other parts, or nobody does; the count is then of windows, and at most N. An empty frame has no object
-worth its cost, the count is then 0. A single frame is what the model is about.
+What is stated rather than raised (and tested with a small trained model). More objects than steps: the count is N, and
+the rest of the frame is left to the pixels' noise; of a crowd that was never seen in training not even N are hit well,
+as all places are read off the whole frame. An object larger than the largest window: windows explain parts of it, or
+miss it; the count is of windows, at most N. An empty frame has no object worth its cost, the count is 0. A single frame
+is what the model is about.
 """
 
 from __future__ import annotations

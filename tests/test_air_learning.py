@@ -1,0 +1,69 @@
+"""AIR learns to count, from random weights and without labels; and what a trained one says of odd frames."""
+
+import numpy as np
+import pytest
+import torch
+from reverie.world_models import AIR, AIRConfig, Spaces
+from test_apdr_learning import COLOURS, SIZE, squares, windows
+from world_model_contract import seeded
+
+CONFIG = AIRConfig(
+    num_slots=2, what_dim=4, units=32, glimpse_size=6, glimpse_hidden=(48, 32), channels=(6, 6), smallest=0.1,
+    largest=0.6, num_particles=3, attends="remainder", frame_std=0.3, ratio=1e-3,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained():
+    rng = np.random.default_rng(1)
+    frames, _ = squares(rng, 1000, 1)
+    torch.manual_seed(1)
+    model, updates = AIR(CONFIG, Spaces((3, SIZE, SIZE), 1)), 600
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for step in range(updates):
+        batch = windows(frames[rng.integers(len(frames), size=32)])
+        loss = model.loss(batch, progress=step / updates, generator=seeded(step))
+        optimizer.zero_grad()
+        loss.total.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 50.0)
+        optimizer.step()
+    return model
+
+
+def looked_at(model, frames):
+    """Counts (N,), and the mean picture, of frames (N, C, H, W)."""
+    batch = windows(frames.unsqueeze(1))
+    with torch.no_grad():
+        state = model.observe(batch.frames, batch.actions, sample=False)
+        return model.objects(state).presence.sum(-1)[:, 0], model.decode(state).mean[:, 0]
+
+
+def many_squares(places):
+    frames = torch.zeros(1, 3, SIZE, SIZE)
+    for k, (x, y) in enumerate(places):
+        frames[0, :, y - 2 : y + 2, x - 2 : x + 2] = torch.as_tensor(COLOURS[k % 2])[:, None, None]
+    return frames
+
+
+@pytest.mark.slow
+def test_it_learns_to_count(trained):
+    frames, truth = squares(np.random.default_rng(5), 200, 1)
+    counts, picture = looked_at(trained, frames[:, 0])
+    wanted = torch.tensor([int((tracks.ids >= 0).sum()) for tracks in truth])
+    assert float((counts == wanted).float().mean()) > 0.9, torch.stack([counts, wanted])
+    assert float((picture - frames[:, 0]).square().mean()) < 0.2 * float(frames.square().mean())
+
+
+@pytest.mark.slow
+def test_what_a_trained_model_says_of_odd_frames(trained):
+    counts, picture = looked_at(trained, torch.zeros(1, 3, SIZE, SIZE))
+    assert counts.tolist() == [0] and float(picture.abs().max()) < 0.05
+    three, four = many_squares([(3, 3), (12, 3), (7, 12)]), many_squares([(3, 3), (12, 3), (3, 12), (12, 12)])
+    for crowd in (three, four):
+        counts, picture = looked_at(trained, crowd)
+        left = float((crowd - picture).clamp(min=0).sum() / crowd.sum())
+        assert counts.tolist() == [2] and left > 0.3, left
+    large = torch.ones(1, 3, SIZE, SIZE)  # windows are at most .6 of a side
+    counts, picture = looked_at(trained, large)
+    left = float((large - picture).clamp(min=0).sum() / large.sum())
+    assert 0 <= counts.item() <= 2 and left > 0.25, left
