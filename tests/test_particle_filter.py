@@ -167,6 +167,13 @@ def test_resampling_survives_many_tiny_weights():
     assert torch.equal(drawn, torch.arange(100_000))
 
 
+@pytest.mark.parametrize("bad", [-math.inf, math.nan, math.inf])
+def test_resampling_without_a_weight_is_refused(bad):
+    log_weights = torch.tensor([[0.0, -1.0], [bad, bad]])
+    with pytest.raises(ValueError, match=f"needs a weight above zero, .* largest log-weight {bad}"):
+        pf.resample(log_weights, "systematic")
+
+
 def test_sequences_decide_alone():
     """One sequence with an informative observation is resampled, the other is not."""
     scale = torch.tensor([1e-3, 1e3])[:, None]

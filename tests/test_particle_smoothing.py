@@ -137,6 +137,25 @@ def test_what_cannot_be_sampled_backwards_is_told():
         sample_trajectories(make_model("prior"), batch, kept, 0)
 
 
+def test_a_step_that_no_particle_survives_leaves_paths_without_nan(monkeypatch):
+    """The evidence of that sequence is zero, which is said; its particles go on with equal weights."""
+    model, batch, steps = make_model("prior"), make_batch(), iter(range(T))
+    propose = model.propose
+
+    def kill(*arguments, **options):
+        found, t = propose(*arguments, **options), next(steps)
+        dead = torch.tensor([t == 2, False, False])[:, None]
+        return replace(found, log_weight=torch.where(dead, -torch.inf, found.log_weight))
+
+    monkeypatch.setattr(model, "propose", kill)
+    kept = particles.filter(model, batch, 20, generator=seed(0))
+    assert kept.log_evidence.sum(-1).isneginf().tolist() == [True, False, False]
+    for paths, log_weights in (genealogy(kept), fixed_lag(kept, 2)):
+        assert bool(torch.isfinite(paths.mean).all()) and bool(torch.isfinite(log_weights).all())
+    paths = sample_trajectories(model, batch, kept, 9, generator=seed(1))
+    assert bool(torch.isfinite(paths.mean).all())
+
+
 def test_one_step_needs_no_going_back():
     model, batch = make_model("prior"), make_batch().map(lambda leaf: leaf[:, :1])
     kept = particles.filter(model, batch, 50, generator=seed(0))

@@ -343,6 +343,8 @@ def test_heads_shape_the_state_of_the_rssm_alone():
         ({"z_dim": 0}, "SRNNConfig.z_dim must be at least 1, found 0"),
         ({"num_mixtures": 0}, "num_mixtures must be at least 1"),
         ({"min_std": 0.0}, "min_std must be positive"),
+        ({"initial_std": float("inf")}, "initial_std must be positive and finite, found inf"),
+        ({"channels": (8, 0)}, r"channels must be sizes of at least 1, found \(8, 0\)"),
         ({"inference": "both"}, r"inference must be one of \('smoothing', 'filtering'\), found 'both'"),
         ({"likelihood": "poisson"}, "likelihood must be one of"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), found 1.0"),

@@ -352,6 +352,12 @@ def test_kl_weight_rises_to_one():
     assert TrainingConfig().kl_weight(0.0) == 1.0
 
 
+def test_a_divergence_that_no_loss_names_is_not_weighed():
+    for trick in ({"kl_start": 0.0, "kl_warmup": 1.0}, {"free_nats": 1.0}):
+        with pytest.raises(ValueError, match="which the loss of LGSSM does not name"):
+            fit(lgssm(), windows(4, image=False), TrainingConfig(epochs=1, batch_size=4, **trick))
+
+
 @pytest.mark.parametrize("trick", [{"kl_start": 0.0, "kl_warmup": 1.0}, {"free_nats": 1e4}])
 def test_a_free_divergence_grows(trick):
     """A posterior that pays less for leaving its prior leaves it further."""

@@ -170,6 +170,16 @@ def test_fit_maximises_the_bound_and_logs_it():
     assert history[-1]["elbo_per_frame"] == history[-1]["fivo-8_per_frame"]
 
 
+def test_validation_looks_at_the_bound_that_is_trained(tmp_path):
+    model, config = parted(), TrainingConfig(epochs=1, batch_size=8, bound="fivo-200", validate_epochs=1)
+    looked = fit(model, DATA, config, validation=DATA, out=tmp_path)[-1]["validation_elbo_per_frame"]
+    fivo, own = (
+        float(Bound.parse(name)(model, WINDOWS, generator=seed(0)).detach().sum() / WINDOWS.valid.sum())
+        for name in ("fivo-200", "elbo")
+    )
+    assert abs(looked - fivo) < 0.1 * abs(fivo - own)
+
+
 def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
     config = TrainingConfig(epochs=3, batch_size=4, save_minutes=0.0, bound="fivo-3", proposal_bound="iwae-2")
     whole, first, second = parted(), parted(), parted()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from reverie.world_models import State, checkpoints, register
 from reverie.world_models.base import check_sequence
-from reverie.world_models.bounds import log_weights
+from reverie.world_models.bounds import fivo, iwae, log_weights
 from reverie.world_models.capabilities import (
     FeelsDisplacement,
     HasCode,
@@ -18,6 +18,8 @@ from reverie.world_models.capabilities import (
     RemembersPlaces,
     TracksObjects,
 )
+from reverie.world_models.particles import context_at
+from test_bounds import mean_and_error
 from world_model_contract import (
     CASES,
     RANKS,
@@ -108,6 +110,27 @@ def test_elbo_is_the_mean_log_weight_of_one_particle(case, model, gaps):
     assert bool(((bounds.mean(0) - weights.mean(0)).abs() <= 4 * error + 1e-9).all()), (
         f"ELBO {bounds.mean(0).tolist()}, log-weight {weights.mean(0).tolist()}, standard error {error.tolist()}"
     )
+
+
+def test_particle_bounds_average_to_the_evidence(case, model):
+    """E[exp(bound)] = p(x) for any number of particles, beside a loop over the verbs that knows of no bound."""
+    if not isinstance(model, Proposes):
+        pytest.skip("the model has no proposal")
+    one, repeats = case.batch(1, steps=2), 3000
+    with torch.no_grad():
+        context = model.encode_context(one.frames, one.actions, one.mask, one.valid, one.is_first)
+        plain, generator = torch.zeros(1, repeats).double(), seeded(7)
+        predicted = model.initial_state((1, repeats), generator=generator)
+        for t in range(2):
+            frame = one.frames[:, t, None].expand(1, repeats, *case.spaces.frame_shape)
+            found = model.propose(predicted, frame, context_at(context, t, repeats), generator=generator)
+            action = one.actions[:, 1, None].expand(1, repeats, -1)
+            plain, predicted = plain + found.log_weight, model.predict(found.state, action, generator=generator)
+        many = one.map(lambda leaf: leaf.expand(repeats // 5, *leaf.shape[1:]))
+        bounds = [make(model, many, 5, generator=seeded(1)) for make in (iwae, fivo)]
+    (mean, error), *others = (mean_and_error((leaf.flatten() - plain.max()).exp()) for leaf in (plain, *bounds))
+    for estimate, its_error in others:
+        assert abs(estimate - mean) < 4 * (error**2 + its_error**2) ** 0.5 + 1e-9 * mean
 
 
 def test_calls_leave_nothing_on_the_module(case, model):

@@ -207,7 +207,18 @@ class Proposes(Protocol):
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Proposal:
-        """Draw z_t ~ q given the predicted state and the frame, and weigh it."""
+        """Draw z_t ~ q and weigh it.
+
+        Args:
+            predicted: (*batch), of `initial_state` or `predict`.
+            frame: (*batch, *frame), may broadcast.
+            context_t: step t of `encode_context`, None for none.
+            mask: (*batch) bool; where it is False the frame counts as missing.
+            generator: of the draw.
+
+        Returns:
+            The state (*batch), and log p(x_t, z_t | past) - log q(z_t | past, x) (*batch) in nats.
+        """
 
 
 @runtime_checkable

@@ -31,6 +31,7 @@ from torch.nn import functional
 from .batch import Spaces
 from .networks import mlp
 from .sequential import (
+    ACTIVATIONS,
     BackwardSummary,
     Emission,
     Glimpse,
@@ -58,8 +59,7 @@ class GatedTransition(nn.Module):
     def __init__(self, config: DMMConfig, action_dim: int) -> None:
         super().__init__()
         z, inputs = config.z_dim, config.z_dim + action_dim
-        self.gate = mlp([inputs, config.units, z])
-        self.proposed = mlp([inputs, config.units, z])
+        self.gate, self.proposed = (mlp([inputs, config.units, z], ACTIVATIONS[config.activation]) for _ in range(2))
         self.linear = nn.Linear(inputs, z)
         self.spread = nn.Linear(z, z)
         self.min_std = config.min_std

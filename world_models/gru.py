@@ -85,8 +85,9 @@ class GRU(SequentialModel):
 
     def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
         """As the base class, all steps at once where every frame is seen."""
-        h = self.follow(glimpses, actions, valid, is_first, state)
-        if h is None or (observed is not None and not bool(observed.all())):
+        gaps = observed is not None and not bool(observed.all())
+        h = None if gaps else self.follow(glimpses, actions, valid, is_first, state)
+        if h is None:
             return super()._run(glimpses, actions, observed, valid, is_first, state, sample, generator)
         h, whole = self.dropped(h)
         return LatentState(h, whole, glimpses.fed, *[h[..., :0]] * 6)

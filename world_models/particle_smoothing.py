@@ -93,8 +93,8 @@ def sample_trajectories(
         children = z.map(lambda leaf, shape=shape: leaf.unsqueeze(axis).expand(*shape, *leaf.shape[axis + 1 :]))
         action = batch.actions.select(axis, t + 1)[..., None, None, :].expand(*shape, -1)
         log_transition = model.log_transition(parents, action, children)
-        fresh = batch.is_first[..., t + 1, None, None]
-        log_weights = particles.log_weights[..., t, None] + torch.where(fresh, 0.0, log_transition)
+        unrelated = (batch.is_first | ~batch.valid)[..., t + 1, None, None]
+        log_weights = particles.log_weights[..., t, None] + torch.where(unrelated, 0.0, log_transition)
         drawn = pf.resample(log_weights.mT, "multinomial", 1, generator=generator).squeeze(-1)
         index = torch.where(batch.valid[..., t + 1, None], drawn, index)
         z = states.gather(index)

@@ -55,7 +55,7 @@ class SRNNConfig(SequentialConfig):
     d_dim: int = 128
     """Length of the deterministic state d."""
     summary_units: int = 128
-    """Length of a_t."""
+    """Length of a_t, with smoothing inference."""
     inference: Literal["smoothing", "filtering"] = "smoothing"
     """Whether the posterior sees later frames."""
     residual: bool = True

@@ -107,7 +107,7 @@ class TrainingConfig:
     validate_epochs: int = 5
     """Epochs between two looks at the validation windows."""
     keep_best: bool = False
-    """The trained model is the one with the best ELBO on the validation windows (early stopping), not the last."""
+    """The trained model is the one with the best bound on the validation windows (early stopping), not the last."""
     save_minutes: float = 2.0
     """Minutes between two snapshots to resume from."""
 
@@ -295,6 +295,11 @@ def _fit(
                         state = state.detach()
                     else:
                         loss = wrapped(batch, progress=progress, generator=generator)
+                    if not loss.divergence and (config.kl_start, config.free_nats) != (1, 0):
+                        raise ValueError(
+                            f"kl_start and free_nats weigh a divergence, which the loss of {type(model).__name__} does "
+                            "not name with these settings; leave them at 1 and 0"
+                        )
                     objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
                 accelerator.backward(objective)
             _freeze(optimizer)
@@ -345,9 +350,10 @@ def _fit(
 
 @torch.no_grad()
 def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torch.device | str = "cpu") -> float:
-    """Mean ELBO per valid frame over windows, in nats, with the same noise at every call."""
+    """Mean per valid frame of the bound (the first of two) that trains the model, in nats, always by the same noise."""
     model.eval()
-    elbo, frames, state = 0.0, 0, None
+    bound = config.bounds()[0]
+    total, frames, state = 0.0, 0, None
     count = config.batch_size * (1 if config.carry_state else 4)
     for start in range(0, len(data), count):
         chosen = np.arange(start, min(start + count, len(data)))
@@ -355,12 +361,13 @@ def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torc
         generator = seeded(config.seed, 0, start, device)
         if config.carry_state:
             loss, state = model.loss_from(state, batch, generator=generator)
+            found = loss.elbo
         else:
-            loss = model.loss(batch, generator=generator)
-        elbo += float(loss.elbo.sum())
+            found = bound(model, batch, generator=generator)
+        total += float(found.sum())
         frames += int(batch.valid.sum())
     model.train()
-    return elbo / frames
+    return total / frames
 
 
 def seeded(seed: int, stream: int, step: int, device: torch.device | str = "cpu") -> torch.Generator:

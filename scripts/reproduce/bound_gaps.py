@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 from reverie.world_models import (
+    AERNNConfig,
+    CodeRNNConfig,
     DMMConfig,
     DVBFConfig,
     GRUConfig,
@@ -58,7 +60,9 @@ ROWS: dict[str, Any] = {
     "vae-rnn": VAERNNConfig(**LATENT),
     "rssm": RSSMConfig(**LATENT),
     "vae": VAEConfig(**VECTORS),
+    "code-rnn": CodeRNNConfig(**LATENT),
     "gru": GRUConfig(**VECTORS),
+    "ae-rnn": AERNNConfig(**VECTORS),
 }
 EXACT = "exact"
 TRAIN_SEED = 500  # of the processes that are trained on; those of the test are the seeds themselves

@@ -4,10 +4,11 @@ from .backward import BackwardSummary
 from .chain import posterior_chain
 from .config import FrameConfig, SequentialConfig
 from .emission import Emission, frame_encoder
-from .layers import GaussianHead, Hidden, LSTMRecurrence, Recurrence
+from .layers import ACTIVATIONS, GaussianHead, Hidden, LSTMRecurrence, Recurrence
 from .model import Glimpse, LatentState, SequentialModel, gaussian_kl, gaussian_log_prob
 
 __all__ = [
+    "ACTIVATIONS",
     "BackwardSummary",
     "Emission",
     "FrameConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,10 @@ class FrameConfig:
             if field.endswith(("_dim", "units")) or field.startswith("num_"):
                 if value < 1:
                     raise ValueError(f"{name}.{field} must be at least 1, found {value}")
-            if field.endswith("_std") and not isinstance(value, str) and not value > 0:
-                raise ValueError(f"{name}.{field} must be positive, found {value}")
+            if field in ("channels", "hidden") and not all(size >= 1 for size in value):
+                raise ValueError(f"{name}.{field} must be sizes of at least 1, found {value}")
+            if field.endswith("_std") and not isinstance(value, str) and not 0 < value < math.inf:
+                raise ValueError(f"{name}.{field} must be positive and finite, found {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"{name}.dropout must be in [0, 1), found {self.dropout}")
 

@@ -34,6 +34,7 @@ from ..base import Loss, WorldModel, check_batch, check_sequence, check_step
 from ..batch import Batch, Spaces
 from ..capabilities import Proposal
 from ..distributions import draw, drawn_beside, normal_like
+from ..inference.problem import is_concrete
 from ..networks import PredictionHeads, apply_flat
 from ..state import State, event
 from .backward import informed
@@ -134,14 +135,14 @@ class SequentialModel(WorldModel):
 
     @abstractmethod
     def prior(self, h: Tensor, past: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of p(z_t | h_t, z_{t-1}, u_t)."""
+        """Mean and standard deviation (*batch, z) of p(z_t | h (*batch, H), past (*batch, z), action (*batch, A))."""
 
     @abstractmethod
     def posterior(self, predicted: LatentState, summary: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of q(z_t | z_{t-1}, h_t, s_t)."""
+        """Mean and standard deviation (*batch, z) of q(z_t | z_{t-1}, h_t, s_t), given `summary` s_t (*batch, S)."""
 
     def summarise(self, predicted: LatentState, features: Tensor) -> Tensor:
-        """s_t from this frame alone; by default its features."""
+        """s_t (*batch, S) from this frame's features (*batch, F) alone; by default these."""
         return features
 
     def summarise_sequence(
@@ -172,7 +173,7 @@ class SequentialModel(WorldModel):
         return self.encoder(frames)
 
     def emission_inputs(self, state: LatentState) -> Tensor:
-        """What a frame is decoded from."""
+        """What a frame is decoded from (*batch, E)."""
         return torch.cat([state.z, state.h], -1)
 
     # ---- one step ----
@@ -265,7 +266,7 @@ class SequentialModel(WorldModel):
 
     def _fed(self, state: LatentState, glimpse: Glimpse | None, seen: Tensor | None, sample: bool, generator) -> Tensor:
         """Features of the frame, or of the model's own output where it is missing."""
-        if glimpse is not None and (seen is None or bool(seen.all())):
+        if glimpse is not None and (seen is None or (is_concrete(seen) and bool(seen.all()))):
             return glimpse.fed
         output = self.decode(state)
         frame = draw(output, generator) if sample else output.mean
