@@ -113,6 +113,15 @@ TABLES = {
         BOUND,
         digits=4,
     ),
+    "models-gaps": Table(
+        "pendulum-table",
+        "gap/elbo/kvae-cnn/{row}",
+        "ELBO of the KVAE (convolutions) above that of",
+        FAMILY,
+        references=("paper",),
+        digits=4,
+    ),
+    "models-ranks": Table("pendulum-table", "rank/elbo/{row}", "rank by ELBO", FAMILY, references=("paper",), digits=1),
     "models-r2-smooth": Table("pendulum-table", "r2/{column}/smooth/{row}", "R², smoothed", FAMILY, TRUTH),
     "models-r2-filter": Table("pendulum-table", "r2/{column}/filter/{row}", "R², filtered", FAMILY, TRUTH),
     "models-ahead": Table(
@@ -357,9 +366,14 @@ TABLES = {
     ),
     "discrete-vae": Table(
         "discrete-gradients",
-        "{column}/vae/{row}",
+        "{column}/{row}",
         "VAE on digits",
-        columns={"final-loss": "minus the bound, nats", "cost": "ms per update"},
+        columns={
+            "final-loss/vae": "minus the bound, nats",
+            "final-loss/vae-bound-100": "of 100 samples",
+            "variance/vae": "variance of the gradient",
+            "cost/vae": "ms per update",
+        },
     ),
     "kalman": Table("bench-kalman", "frames_per_s/{row}/{column}", "frames/s"),
     "kalman-ratio": Table("bench-kalman", "ratio/{column}/{row}", "times as fast as"),
