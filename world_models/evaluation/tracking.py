@@ -7,7 +7,9 @@
 
 Objects match when their centres, of the parts of their boxes inside the frame, are at most `reach` apart. For MOTA a
 match of the frame before is kept while it holds; the others are assigned so that as many as possible match, at the
-least total distance. A switch is a true object matched by another number than when it was last matched.
+least total distance. A switch is a true object matched by another number than when it was last matched. (py-motmetrics
+keeps a match also across frames in which its object was not matched; where there are none, all four measures are its
+own, and IDF1 always is. It leaves out nothing that barely shows, which is why it is not used here.)
 
 An object of which less than `least` shows need not be found: it is neither missed, nor is what matches it a false alarm
 (as with the regions that MOT benchmarks leave out). Counts are right between those that must be found and those of
