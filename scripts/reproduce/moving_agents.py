@@ -11,7 +11,7 @@ The measure is the higher of the IWAE-K and FIVO-K bounds on test sequences, in 
 and radius are not public, so only differences compare: `gap/iwae-aesmc/K` is aesmc's measure less iwae's, seed by seed.
 
 Two cores carry the default, K = 10 with 1,000 sequences and 10 epochs, of 5 sequences a step, as ten epochs of the
-paper's 25 are too few steps to learn from; the paper's sizes are for an accelerator: `--particles 10 20 40
+paper's 25 are too few steps to learn from; the paper's numbers are for an accelerator: `--particles 10 20 40
 --train-sequences 4000 --test-sequences 1000 --training.epochs 80 --training.batch-size 25 --model.channels 32 64 128`.
 Stages go on where they were stopped, and the result is of all runs that were measured with this call's settings:
 
@@ -20,8 +20,9 @@ Stages go on where they were stopped, and the result is of all runs that were me
   evaluate    the measure of each run, once
   pictures    what each model expects behind the screen (docs/figures/moving-agents.png)
 
-Deviations beside those at the head of `vrnn.py`: fewer channels than in the paper by default; both gradients of
-alt are taken at one point.
+Deviations beside those at the head of `vrnn.py`: fewer channels than in the paper by default; convolutions are 3x3 with
+ReLUs (4x4 with leaky ones and batch normalisation); prior and proposal have one hidden layer (two and three of 128); the
+features of a frame enter as they are (through a layer of 128); both gradients of alt are taken at one point.
 """
 
 from __future__ import annotations
