@@ -21,8 +21,8 @@ Stages go on where they were stopped, and the result is of all runs that were me
   pictures    what each model expects behind the screen (docs/figures/moving-agents.png)
 
 Deviations beside those at the head of `vrnn.py`: fewer channels than in the paper by default; convolutions are 3x3 with
-ReLUs (4x4 with leaky ones and batch normalisation); prior and proposal have one hidden layer (two and three of 128); the
-features of a frame enter as they are (through a layer of 128); both gradients of alt are taken at one point.
+ReLUs (4x4 with leaky ones and batch normalisation); prior and proposal have one hidden layer (two and three of 128);
+the features of a frame enter as they are (through a layer of 128); both gradients of alt are taken at one point.
 """
 
 from __future__ import annotations
