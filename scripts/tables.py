@@ -49,7 +49,7 @@ BOUNDS = {
 BALLS = FAMILY | {"kvae": "KVAE", "ae-rnn": "AE-RNN", "code-rnn": "RNN on the codes of a VAE"}
 PLACES = {"x": "x", "y": "y", "vx": "velocity in x", "vy": "in y"}
 BOUND = {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"}
-DENSITIES = FAMILY | {"kvae": "KVAE", "storn": "STORN", "vae": "VAE", "gru": "GRU"}
+DENSITIES = BALLS | {"storn": "STORN", "vae": "VAE", "gru": "GRU"}
 GAPS = {name: name.upper() for name in ("elbo", "iwae-10", "iwae-100", "fivo-10", "fivo-100")}
 TRACKING = {
     "count_accuracy": "frames with the right count",
