@@ -42,8 +42,8 @@ def test_every_method_is_trained_with_its_bounds_and_compared(args):
     assert {"fivo-3_per_frame", "proposal iwae-3_per_frame"} <= terms["alt"].keys()
     assert (args.figures / "moving-agents.png").stat().st_size > 0
     before = args.json.read_text()
-    experiment.main(replace(args, stages=("train",)))
-    assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
+    experiment.main(replace(args, seeds=(0,), stages=("train",)))
+    assert args.json.read_text() == before, "who measures nothing leaves the result alone"
 
 
 def test_methods_without_iwae_have_no_gap(args):

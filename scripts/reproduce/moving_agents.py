@@ -217,13 +217,15 @@ class MovingAgents(Experiment):
         }
 
     def report(self) -> None:
-        """The table, and the result file."""
+        """The table, and where this call measures, the result file."""
         measured, paper = self.measured(say=True), REFERENCES["paper"]
         if not measured:
             return
         metrics = collected({run: piece["metrics"] for run, piece in measured.items()})
         rows = [(key, mean(metrics, key), min(metrics[key]), max(metrics[key]), paper.get(key)) for key in metrics]
         ui.table(("nats per sequence", "mean", "lowest", "highest", "paper"), sorted(rows), title=self.name)
+        if "evaluate" not in self.args.stages:
+            return
         runs = [str(run) for run in measured]
         self.write(REFERENCES, {"seeds of the data": SEEDS, "measured runs": runs}, metrics=metrics)
 

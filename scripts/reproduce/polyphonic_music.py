@@ -251,7 +251,7 @@ def _best(folder: Path) -> float | None:
 def report(args: Args) -> None:
     """Show validation bounds; after an evaluation, write the result of everything measured."""
     runs = _runs(args)
-    if args.validate:
+    if args.validate or "evaluate" not in args.stages:
         rows = [(*run, _best(run.folder(args))) for run in runs]
         ui.table(("set", "model", "seed", "validation, nats per step"), [r for r in rows if r[-1] is not None])
         return
