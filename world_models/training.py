@@ -296,10 +296,7 @@ def _fit(
                     else:
                         loss = wrapped(batch, progress=progress, generator=generator)
                     if not loss.divergence and (config.kl_start, config.free_nats) != (1, 0):
-                        raise ValueError(
-                            f"kl_start and free_nats weigh a divergence, which the loss of {type(model).__name__} does "
-                            "not name with these settings; leave them at 1 and 0"
-                        )
+                        raise ValueError(_NO_DIVERGENCE.format(type(model).__name__))
                     objective = loss.reweighted(config.kl_weight(progress), config.free_nats)
                 accelerator.backward(objective)
             _freeze(optimizer)
@@ -352,8 +349,7 @@ def _fit(
 def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torch.device | str = "cpu") -> float:
     """Mean per valid frame of the bound (the first of two) that trains the model, in nats, always by the same noise."""
     model.eval()
-    bound = config.bounds()[0]
-    total, frames, state = 0.0, 0, None
+    bound, total, frames, state = config.bounds()[0], 0.0, 0, None
     count = config.batch_size * (1 if config.carry_state else 4)
     for start in range(0, len(data), count):
         chosen = np.arange(start, min(start + count, len(data)))
@@ -361,9 +357,7 @@ def validate(model: WorldModel, data: Data, config: TrainingConfig, device: torc
         generator = seeded(config.seed, 0, start, device)
         if config.carry_state:
             loss, state = model.loss_from(state, batch, generator=generator)
-            found = loss.elbo
-        else:
-            found = bound(model, batch, generator=generator)
+        found = loss.elbo if config.carry_state else bound(model, batch, generator=generator)
         total += float(found.sum())
         frames += int(batch.valid.sum())
     model.train()
@@ -376,6 +370,7 @@ def seeded(seed: int, stream: int, step: int, device: torch.device | str = "cpu"
     return torch.Generator(device).manual_seed(int(state[0]) << 32 | int(state[1]))
 
 
+_NO_DIVERGENCE = "kl_start and free_nats weigh a divergence, which the loss of {} does not name; leave them at 1 and 0"
 _ADVICE = "lower the learning rate, or look at metrics.jsonl for the term that grew first"
 
 
