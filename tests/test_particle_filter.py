@@ -167,10 +167,9 @@ def test_resampling_survives_many_tiny_weights():
     assert torch.equal(drawn, torch.arange(100_000))
 
 
-@pytest.mark.parametrize("bad", [-math.inf, math.nan, math.inf])
-def test_resampling_without_a_weight_is_refused(bad):
-    log_weights = torch.tensor([[0.0, -1.0], [bad, bad]])
-    with pytest.raises(ValueError, match=f"needs a weight above zero, .* largest log-weight {bad}"):
+def test_resampling_without_a_weight_is_refused():
+    log_weights = torch.tensor([[0.0, -1.0], [-math.inf, -math.inf]])
+    with pytest.raises(ValueError, match="needs a weight above zero, found log-weights that are all -inf"):
         pf.resample(log_weights, "systematic")
 
 

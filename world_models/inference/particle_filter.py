@@ -163,15 +163,12 @@ def resample(
         count: number of draws, P by default.
 
     Raises:
-        ValueError: for an unknown scheme, or where no weight is above zero, or one is NaN or infinite.
+        ValueError: for an unknown scheme, or where no weight is above zero.
     """
     _check_scheme(scheme)
     largest = log_weights.amax(-1)
-    if is_concrete(largest) and not bool(torch.isfinite(largest).all()):
-        raise ValueError(
-            f"resampling needs a weight above zero, and none that is NaN or infinite; found the largest log-weight "
-            f"{float(largest[~torch.isfinite(largest)][0])}"
-        )
+    if is_concrete(largest) and bool((largest == -math.inf).any()):
+        raise ValueError("resampling needs a weight above zero, found log-weights that are all -inf")
     count = log_weights.shape[-1] if count is None else count
     # Cumulative sums of many small float32 numbers drift; a double costs nothing here.
     cumulative = torch.softmax(log_weights.double(), -1).cumsum(-1)
