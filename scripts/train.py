@@ -27,8 +27,7 @@ class Args:
     """Options of `reverie train`."""
 
     model: tyro.conf.Positional[str]
-    """Registered name, such as kvae, vrnn, rssm or apdr (an unknown one lists all), or one of your own (--import
-    my_module)."""
+    """Registered name, such as kvae, vrnn, rssm or apdr, or one of your own (--import my_module)."""
     data: Path
     """Dataset folder, from `reverie collect`."""
     out: Path

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 from reverie.world_models import AIR, AIRConfig, Spaces
-from test_apdr_learning import COLOURS, SIZE, squares, windows
-from world_model_contract import seeded
+from test_apdr_learning import COLOURS, SIZE, learn, squares, windows
 
 CONFIG = AIRConfig(
     num_slots=2, what_dim=4, units=32, glimpse_size=6, glimpse_hidden=(48, 32), channels=(6, 6), smallest=0.1,
@@ -18,15 +17,8 @@ def trained():
     rng = np.random.default_rng(1)
     frames, _ = squares(rng, 1000, 1)
     torch.manual_seed(1)
-    model, updates = AIR(CONFIG, Spaces((3, SIZE, SIZE), 1)), 600
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for step in range(updates):
-        batch = windows(frames[rng.integers(len(frames), size=32)])
-        loss = model.loss(batch, progress=step / updates, generator=seeded(step))
-        optimizer.zero_grad()
-        loss.total.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 50.0)
-        optimizer.step()
+    model = AIR(CONFIG, Spaces((3, SIZE, SIZE), 1))
+    learn(model, frames, rng, updates=600, size=32)
     return model
 
 
@@ -64,6 +56,6 @@ def test_what_a_trained_model_says_of_odd_frames(trained):
         left = float((crowd - picture).clamp(min=0).sum() / crowd.sum())
         assert counts.tolist() == [2] and left > 0.3, left
     large = torch.ones(1, 3, SIZE, SIZE)  # windows are at most .6 of a side
-    counts, picture = looked_at(trained, large)
+    _, picture = looked_at(trained, large)
     left = float((large - picture).clamp(min=0).sum() / large.sum())
-    assert 0 <= counts.item() <= 2 and left > 0.25, left
+    assert left > 0.25, left

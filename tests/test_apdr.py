@@ -12,7 +12,7 @@ from reverie.world_models.bounds import Bound, fivo
 from reverie.world_models.objects import apdr as apdr_module
 from reverie.world_models.objects import presence
 from test_bounds import mean_and_error
-from world_model_contract import assert_states_close, seeded
+from world_model_contract import SQAIR, assert_states_close, seeded
 
 SPACES = Spaces((2, 9, 8), 1)
 SMALL = APDRConfig(
@@ -80,7 +80,6 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-SQAIR = {"discovery_prior": "learned", "propagate_around": "last", "appearance": "gated", "glimpse_mask": True}
 OPTIONS = [{}, {"attends": "remainder"}, *({name: value} for name, value in SQAIR.items()), SQAIR]
 
 
@@ -331,6 +330,10 @@ def test_without_noise_the_particle_bounds_of_relaxed_choices_are_the_elbo(
     found = model.loss(batch).elbo.sum(-1)
     for bound in (Bound("iwae", particles), Bound("fivo", particles), Bound("fivo", particles, threshold=0.0)):
         torch.testing.assert_close(bound(model, batch), found)
+    # Two particles that are alike give each other's choices no signal: what is left is the gradient of the path.
+    slopes = [slopes_of(value.sum(), list(model.parameters())) for value in (Bound("iwae", 2)(model, batch), found)]
+    torch.testing.assert_close(*slopes)
+    assert bool(slopes[0].any())
     early = model.loss(batch, progress=0.0)  # the curriculum is the loss's alone
     assert early.scalars["theta"] == pytest.approx(5.0) and not torch.allclose(early.elbo.sum(-1), found)
 

@@ -44,20 +44,25 @@ def windows(frames):
     return Batch(frames, torch.zeros(*shape, 1), torch.zeros(shape), ~yes, first, yes, yes)
 
 
-@pytest.mark.slow
-def test_it_learns_to_count_and_to_follow():
-    rng = np.random.default_rng(1)
-    frames, _ = squares(rng, 400, 6)
-    torch.manual_seed(1)  # as with 0 and 2
-    model, updates = APDR(CONFIG, Spaces((3, SIZE, SIZE), 1)), 250
+def learn(model, frames, rng, *, updates, size):
+    """Train in place, on `size` of the sequences at a time."""
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for step in range(updates):
-        batch = windows(frames[rng.integers(len(frames), size=12)])
+        batch = windows(frames[rng.integers(len(frames), size=size)])
         loss = model.loss(batch, progress=step / updates, generator=seeded(step))
         optimizer.zero_grad()
         loss.total.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 50.0)
         optimizer.step()
+
+
+@pytest.mark.slow
+def test_it_learns_to_count_and_to_follow():
+    rng = np.random.default_rng(1)
+    frames, _ = squares(rng, 400, 6)
+    torch.manual_seed(1)  # as with 0 and 2
+    model = APDR(CONFIG, Spaces((3, SIZE, SIZE), 1))
+    learn(model, frames, rng, updates=250, size=12)
     seen, truth = squares(np.random.default_rng(5), 60, 10)
     with torch.no_grad():
         batch = windows(seen)

@@ -8,8 +8,8 @@
 What makes it the baseline is how it learns: the VAE from frames alone, against the prior N(0, I) (`reconstruction` and
 `code_kl`), and the recurrence from the VAE's codes (`kl`, to the prior that it predicts). The recurrence sends the VAE
 no gradient, so training both at once has the optimum of training one after the other. The ELBO is that of the density
-above, `reconstruction + kl`, and KL annealing weighs `code_kl`. A bound of particles trains another
-model: the density above as one, encoder and recurrence together. A missing frame's code is drawn from the prediction.
+above, `reconstruction + kl`, and KL annealing weighs `code_kl`. A bound of particles trains another model: the density
+above as one, encoder and recurrence together. A missing frame's code is drawn from the prediction.
 
 Deviations: a GRU for the LSTM; the recurrence predicts a distribution, so that there is a likelihood; controls. The
 other model that the thesis calls VAE-RNN is `vae_rnn`.

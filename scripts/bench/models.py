@@ -11,8 +11,8 @@
     .../apdr/particles-K               particles; memory above that of one object and two particles
 
 Every model has its default settings but for those that the workload forces, and is at the end of its training, where
-nothing is cut into pieces any more. The best repetition counts, for everyone
-alike. Memory is measured in a process of its own for every number of particles, as only the largest use can be seen.
+nothing is cut into pieces any more. The best repetition counts, for everyone alike. Memory is measured in a process of
+its own for every number of particles, as only the largest use can be seen.
 """
 
 from __future__ import annotations

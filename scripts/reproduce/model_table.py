@@ -62,7 +62,7 @@ class ModelTable(Experiment):
     """Trains and measures the rows; see the module's header."""
 
     all_stages = ("evaluate", "calibrate")
-    options: Mapping[str, tuple[str, ...]] = {"evaluate": ("particles",), "calibrate": ("samples",)}  # pieces depend on
+    options: Mapping[str, tuple[str, ...]] = {"evaluate": ("particles",), "calibrate": ("samples",)}  # of pieces
     context: int  # frames seen before predictions on `SPLIT-long`
     horizon: int  # steps predicted
     steps: tuple[int, ...]  # of the horizon that the result keeps

@@ -97,7 +97,7 @@ class APDRConfig:
         for field, value in vars(self).items():
             if field in _OPTIONS and value not in _OPTIONS[field]:
                 raise ValueError(f"{name}.{field} must be one of {_OPTIONS[field]}, found {value!r}")
-        for field in ("num_slots", "what_dim", "units", "glimpse_size", "num_particles", "first_steps"):
+        for field in ("num_slots", "what_dim", "units", "glimpse_size", "first_steps"):
             if getattr(self, field) < 1:
                 raise ValueError(f"{name}.{field} must be at least 1, found {getattr(self, field)}")
         for field in ("smallest", "frame_std", "first_ratio", "ratio", "temperature"):
