@@ -29,6 +29,8 @@ class Args(TrackingArgs):
 
     out: Path = Path("runs/apdr-digits")
     """Folder for data, runs and measurements."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One random start each."""
     model: APDRConfig = field(
         default_factory=lambda: APDRConfig(
             num_slots=3,
