@@ -287,6 +287,13 @@ TABLES = {
         {"1": "1", "5": "5", "10": "10"},
         beside=("coasting", "still"),
     ),
+    "apdr-digits-ahead": Table(
+        "apdr-digits",
+        "position/{row}",
+        "pixels off (of 50), frames ahead",
+        {"1": "1", "3": "3", "5": "5"},
+        beside=("coasting", "still"),
+    ),
     "aesmc-toy": Table(
         "aesmc-lgssm",
         "{column}/proposal-error/{row}",

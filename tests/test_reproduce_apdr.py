@@ -10,7 +10,7 @@ from reverie.envs.rollouts import collect
 from reverie.scripts.outlines import colour_of, outlined
 from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
-from reverie.scripts.reproduce.apdr_measures import hidden_frames
+from reverie.scripts.reproduce.apdr_measures import hidden_frames, met_frames
 from reverie.scripts.reproduce.component_tracker import Pace, components, relinked, track_components
 from reverie.scripts.true_objects import TrueObjects, lives, true_tracks
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
@@ -121,6 +121,15 @@ def test_films_are_of_those_who_are_hidden_and_come_back():
     boxes[1, 0] -= 1  # partly outside: that is why little of it shows
     assert hidden_frames(Tracks(ids, boxes, shows), (7, 8)) == 1
     assert hidden_frames(Tracks(ids, boxes, shows), (6, 8)) == 0
+
+
+def test_films_are_of_those_who_meet():
+    first, second = [0, 0, 10, 10], [[4, 0, 14, 10], [5, 0, 15, 10], [20, 0, 30, 10], [2, 2, 4, 4]]
+    boxes = np.array([[first, box, first] for box in second], float)
+    ids = np.array([[0, 1, -1]] * 4)
+    assert met_frames(Tracks(ids, boxes, np.ones((4, 3))), (40, 40)) == 2  # by .6, not by .5, not at all, the whole
+    alone = np.where(ids == 1, -1, ids)
+    assert met_frames(Tracks(alone, boxes, np.ones((4, 3))), (40, 40)) == 0
 
 
 def test_components_are_what_is_connected():

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from reverie.world_models import AIRConfig, APDRConfig
 from reverie.world_models.training import TrainingConfig
 
+from . import apdr_measures as measures
 from .apdr_tracking import Args as TrackingArgs
 from .apdr_tracking import Tracking
 from .component_tracker import Pace
@@ -77,6 +78,7 @@ class Digits(Tracking):
     # at most 10 pixels a frame per axis, and 3 of acceleration that lasts, both uniform
     pace = Pace(reach=14.0, velocity_variance=33.0, moved_variance=3.0)
     references: ClassVar = {"SQAIR, released checkpoint": {"count_accuracy": 0.9453}}
+    hard_frames = staticmethod(measures.met_frames)
 
     def world_of(self, name: str) -> dict[str, Any]:
         return {"split": "test" if name == "test" else "train"}

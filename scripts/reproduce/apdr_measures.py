@@ -26,6 +26,18 @@ def hidden_frames(tracks: Tracks, size: tuple[int, int]) -> int:
     return count
 
 
+def met_frames(tracks: Tracks, size: tuple[int, int]) -> int:
+    """In how many frames two objects lie on each other by more than half of the smaller one's box."""
+    low, high = tracks.boxes[..., :2], tracks.boxes[..., 2:]
+    shared = np.minimum(high[:, :, None], high[:, None]) - np.maximum(low[:, :, None], low[:, None])
+    area = np.prod(high - low, axis=-1)
+    common = np.prod(shared.clip(0.0), axis=-1)
+    here = tracks.ids >= 0
+    pairs = here[:, :, None] & here[:, None] & ~np.eye(here.shape[1], dtype=bool)
+    met = pairs & (common > 0.5 * np.minimum(area[:, :, None], area[:, None]))
+    return int(met.any((1, 2)).sum())
+
+
 def contact_sheet(panels: Sequence[np.ndarray], path: Path, every: int = 1) -> None:
     """Films (T, H, W, 3) of one length as rows of a picture, every so many frames."""
     import imageio.v3 as iio

@@ -88,6 +88,7 @@ class Tracking(Experiment):
         reach: largest distance in pixels at which a predicted object is taken for a true one.
         pace: of its objects, for the trackers beside ours.
         references: figures of others, by the same keys.
+        hard_frames: counts the frames of a sequence that are hard to follow, to choose which sequences to show.
     """
 
     model_name = "apdr"
@@ -101,6 +102,7 @@ class Tracking(Experiment):
     reach = 4.0
     pace = BALLS
     references: Mapping[str, Mapping[str, float]] = MappingProxyType({})
+    hard_frames = staticmethod(measures.hidden_frames)
 
     def world_of(self, name: str) -> Mapping[str, Any]:
         """Settings of the environment for a data set."""
@@ -191,7 +193,7 @@ class Tracking(Experiment):
         self.store("evaluate", metrics, seconds + time.monotonic() - started, self.options_of("evaluate"))
 
     def pictures(self) -> None:
-        """A film (docs/figures/NAME.gif) and sheets of sequences in which objects are hidden and come back.
+        """A film (docs/figures/NAME.gif) and sheets of the four sequences that are hardest by `hard_frames`.
 
         True boxes are above, those of the first run below; a box has the colour of its object's number.
         """
@@ -201,8 +203,8 @@ class Tracking(Experiment):
 
         truth = self.truth()
         true = true_tracks(truth)
-        hidden = [measures.hidden_frames(tracks, (self.size, self.size)) for tracks in true]
-        shown = np.argsort(hidden, kind="stable")[::-1][:4]
+        hard = [self.hard_frames(tracks, (self.size, self.size)) for tracks in true]
+        shown = np.argsort(hard, kind="stable")[::-1][:4]
         part = Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
         guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
