@@ -287,6 +287,13 @@ TABLES = {
         {"1": "1", "5": "5", "10": "10"},
         beside=("coasting", "still"),
     ),
+    "apdr-digits-number": Table(
+        "apdr-digits",
+        "{column}/most-{row}",
+        "sequences of so many digits",
+        {"0": "0", "1": "1", "2": "2"},
+        {"count_accuracy": "frames with the right count", "idf1": "IDF1"},
+    ),
     "apdr-digits-ahead": Table(
         "apdr-digits",
         "position/{row}",

@@ -31,7 +31,7 @@ def first_cov(motion):
     return torch.diag_embed(torch.stack([torch.ones(4).double(), motion.variances[3]], -1))
 
 
-def moved_on(motion, thing, action):
+def moved_on(motion, thing, action, turn):
     """p(where) of the next step, its mean velocity and covariance: a textbook's Kalman filter for each number."""
     means, stds, velocities, covs = [], [], [], []
     push = motion.push(thing.what).reshape(4, len(action)) @ action
@@ -46,7 +46,7 @@ def moved_on(motion, thing, action):
         gain = P @ H.T / S
         mean = mean + (gain * (thing.where[k] - mean[0])).squeeze(-1)
         P = (torch.eye(2).double() - gain @ H) @ P
-        mean, P = F @ mean + push[k], F @ P @ F.T + Q
+        mean, P = F @ mean + push[k] + turn[k], F @ P @ F.T + Q
         means.append(mean[0].clamp(-1.5, 1.5) if k >= 2 else mean[0])
         velocities.append(mean[1])
         stds.append((P[0, 0] + r).sqrt())
@@ -116,8 +116,11 @@ def weigh(model, frames, actions, path):
             out = model.transition.head(memory)
             p_stay = Bernoulli(logits=out[0])
             number_expected = number_expected + p_stay.probs
-            p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[1 + d :], 0.2))
-            p_where, velocity, cov = moved_on(model.transition.motion, thing, action)
+            p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[1 + d : 1 + 2 * d], 0.2))
+            turn = torch.zeros(4).double()
+            if config.motion == "steered":
+                turn[2:] = out[1 + 2 * d :].tanh()
+            p_where, velocity, cov = moved_on(model.transition.motion, thing, action, turn)
 
             around = thing.where if config.propagate_around == "last" else p_where.mean
             expected = window(config, around)

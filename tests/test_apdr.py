@@ -11,6 +11,7 @@ from reverie.world_models import APDR, APDRConfig, Batch, Spaces
 from reverie.world_models.bounds import Bound, fivo
 from reverie.world_models.objects import apdr as apdr_module
 from reverie.world_models.objects import presence
+from reverie.world_models.objects.steps import with_bounded_gradient
 from test_bounds import mean_and_error
 from world_model_contract import SQAIR, assert_states_close, seeded
 
@@ -80,7 +81,8 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-OPTIONS = [{}, {"attends": "remainder"}, *({name: value} for name, value in SQAIR.items()), SQAIR]
+OURS = [{}, {"attends": "remainder"}, {"motion": "steered"}]
+OPTIONS = [*OURS, *({name: value} for name, value in SQAIR.items()), SQAIR]
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options) or "ours")
@@ -100,11 +102,18 @@ def test_the_bound_is_the_enumeration(options, without_noise):
     assert float(log_q.detach().exp().max()) < 0.6, "the choices must be open"
 
 
-@pytest.mark.parametrize(("attends", "rendering"), [("frame", "over"), ("remainder", "over"), ("remainder", "add")])
-def test_an_object_finds_its_own_prior_again(attends, rendering, without_noise):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"attends": "remainder"},
+        {"attends": "remainder", "rendering": "add"},
+        {"motion": "steered"},
+    ],
+)
+def test_an_object_finds_its_own_prior_again(options, without_noise):
     """Five steps with three slots: whoever mixes up objects when one vanishes gets other weights than the twin."""
-    config = replace(SMALL, num_slots=3, ratio=0.9, attends=attends, rendering=rendering)
-    model, batch = make_model(config), make_batch(steps=5)
+    model, batch = make_model(replace(SMALL, num_slots=3, ratio=0.9, **options)), make_batch(steps=5)
     ids, log_q, log_weight = propose(model, batch, (40,), seeded(1))
     survived_another = 0
     for row, numbers in enumerate(ids.tolist()):
@@ -219,6 +228,47 @@ def test_training_on_pieces_is_training_on_shorter_windows():
     loss, pieces = model.loss(batch, progress=0.0, generator=seeded()), model.loss(cut, generator=seeded())
     torch.testing.assert_close(loss.elbo, pieces.elbo.flatten(1))
     torch.testing.assert_close(loss.total, pieces.total)
+
+
+def test_what_a_particle_hands_back_is_bounded_for_itself():
+    model = make_model(replace(SMALL, num_slots=3))
+    scene = model.observe(torch.rand(4, 5, 2, 9, 8).double(), torch.rand(4, 5, 1).double(), generator=seeded()).index(
+        -1
+    )
+    size = torch.tensor([0.01, 1.0, 30.0, 0.0]).double()
+
+    def handed_back(limit):
+        leaves = {name: getattr(scene, name).detach().requires_grad_() for name in ("place", "memory", "context")}
+        changed = with_bounded_gradient(replace(scene, **leaves), limit)
+        assert all(torch.equal(leaf, getattr(changed, name)) for name, leaf in scene.tensors().items())
+        value = sum((size * getattr(changed, name).flatten(1).sum(-1)).sum() for name in leaves)
+        found = torch.autograd.grad(value, list(leaves.values()))
+        return torch.cat([g.flatten(1) for g in found], -1)
+
+    whole, kept = handed_back(1e9), handed_back(2.0)
+    torch.testing.assert_close(whole, size[:, None].expand_as(whole))
+    norms = whole.norm(dim=-1)
+    assert norms[0] < 2 < norms[1]
+    expected = torch.stack([whole[0], *(2 * row / row.norm() for row in whole[1:3]), whole[3]])
+    torch.testing.assert_close(kept, expected)
+
+
+def test_the_limit_is_on_what_goes_from_step_to_step():
+    """A generous limit changes nothing, a narrow one only what several steps have in common."""
+    model = make_model(replace(SMALL, num_slots=3, grow=(0.0, 0.0)))
+
+    def slope(steps, limit):
+        model.config, batch = replace(model.config, gradient_limit=limit), make_batch(5, steps=steps)
+        loss = model.loss(batch, generator=seeded())
+        return loss.total, slopes_of(loss.total, list(model.parameters()))
+
+    for steps in (1, 3):
+        for limit in (1e6, 1e-3):
+            (value, whole), (same, limited) = slope(steps, None), slope(steps, limit)
+            assert value == same
+            assert torch.allclose(whole, limited) == (steps == 1 or limit > 1)
+    with pytest.raises(ValueError, match="gradient_limit must be positive or None"):
+        APDRConfig(gradient_limit=0.0)
 
 
 def test_what_others_leave_is_looked_at_in_the_end():

@@ -65,7 +65,7 @@ def test_the_shipped_model_follows_balls(tmp_path):
 
 
 def test_digits_are_measured_by_the_same_keys(tmp_path, monkeypatch):
-    monkeypatch.setattr(digits.Digits, "episodes", {"train": 4, "validation": 2, "test": 2})
+    monkeypatch.setattr(digits.Digits, "episodes", {"train": 4, "validation": 2, "test": 8})
     args = digits.Args(
         seeds=(0,), out=tmp_path / "run", json=tmp_path / "result.json", model=replace(TINY, rendering="add"),
         stages=("train", "components", "evaluate"), training=TrainingConfig(epochs=1, batch_size=4),
@@ -74,6 +74,12 @@ def test_digits_are_measured_by_the_same_keys(tmp_path, monkeypatch):
     result = json.loads(args.json.read_text())
     assert {"count_accuracy", "idf1", "restarts_ok", "idf1/components", "position/3"} <= set(result["metrics"])
     assert 0.9 < result["references"]["SQAIR, released checkpoint"]["count_accuracy"] < 1
+    ids = digits.Digits(args).truth()[np.arange(8)]["ids"]  # the same number in all frames of a sequence
+    numbers, shares = np.unique((ids[:, 0] >= 0).sum(-1), return_counts=True)
+    assert len(numbers) > 1
+    parts = [result["metrics"][f"count_accuracy/most-{n}/components"] for n in numbers]
+    whole = result["metrics"]["count_accuracy/components"]
+    np.testing.assert_allclose(np.average([part["mean"] for part in parts], weights=shares), whole["mean"])
 
 
 def test_a_ball_that_returns_is_another_and_a_hidden_one_the_same():

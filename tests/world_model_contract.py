@@ -122,7 +122,10 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         ),
         "sqair": (APDRConfig(**OBJECTS, **SQAIR), CONV_IMAGES),
         "concrete": (APDRConfig(**OBJECTS, presence="concrete"), IMAGES),
-        "remainder": (APDRConfig(**OBJECTS | {"num_slots": 2, "what_dim": 7}, attends="remainder"), IMAGES),
+        "remainder-steered": (
+            APDRConfig(**OBJECTS | {"num_slots": 2, "what_dim": 7}, attends="remainder", motion="steered"),
+            IMAGES,
+        ),
     },
     "air": {
         "vimco-black": (AIRConfig(**AIR), IMAGES),

@@ -6,7 +6,8 @@ are never seen in training. What is measured, see `apdr_tracking.py`.
 
 The pixels' noise is that of `air-digits`, and so is all else of the model of single frames. An object is paid for
 once, where it appears: 230 nats, or 23 for each of ten frames, where `air-digits` asks for 16 in its one. For 1.6 a
-frame (theta of 1e-7) two windows to a digit pay. Two digits that meet have to be told apart: `attends`.
+frame (theta of 1e-7) two windows to a digit pay. Two digits that meet have to be told apart: `attends`. They bounce,
+and their speed changes at every step: `motion`.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class Args(TrackingArgs):
             ratio=1e-100,
             num_particles=4,
             objective="elbo",
+            motion="steered",
             attends="remainder",
+            gradient_limit=1000.0,
         )
     )
     """The model."""

@@ -2,6 +2,7 @@
 
   count_accuracy   frames in which the number of objects that show is right
   mota, motp, idf1, id_switches   see `world_models/evaluation/tracking.py`
+  count_accuracy/most-N, idf1/most-N   of the sequences in which N true objects are there at a time, and never more
   restarts_ok      share of random starts with count_accuracy of at least .95 and idf1 of at least .9
   mse              of the frames as the filter sees them
   position/H       distance in pixels of predicted from true centres, H steps after the last frame seen; beside it what
@@ -159,8 +160,14 @@ class Tracking(Experiment):
         """Tracking metrics of what was found in each sequence."""
         from reverie.world_models.evaluation.tracking import tracking_metrics
 
-        pairs = zip(true_tracks(truth), found, strict=True)
-        return tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
+        pairs = list(zip(true_tracks(truth), found, strict=True))
+        most = [int((true.ids >= 0).sum(-1).max()) for true, _ in pairs]
+        metrics = tracking_metrics(pairs, (self.size, self.size), reach=self.reach)
+        for count in sorted(set(most)):
+            these = (pair for pair, n in zip(pairs, most, strict=True) if n == count)
+            part = tracking_metrics(these, (self.size, self.size), reach=self.reach)
+            metrics |= {f"{key}/most-{count}": part[key] for key in ("count_accuracy", "idf1")}
+        return metrics
 
     def evaluate(self) -> None:
         """Online tracking, and prediction, of every run."""

@@ -18,7 +18,8 @@ recurrent state of the scene, of the sum of embeddings of its objects. This is A
 
 What is ours. The notes print the likelihood's frame among the prior's arguments (eq. 33), which would count it twice;
 the prior here has none. Posteriors are relative to priors, so that an object that is hidden goes on by itself; where
-it is expected is a Kalman filter's to say, not a recurrent network's (`motion.py`).
+it is expected is a Kalman filter's to say, which a recurrent network may at most steer (`motion.py`).
+What a step's gradient hands to the step before can be bounded (`gradient_limit`), a bias for a variance.
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
 piece begins, and stay; what others leave (`attends`) is looked at in the end. This curriculum is the loss's alone:
@@ -56,7 +57,7 @@ from .discovery import Discovery, DiscoveryPrior
 from .propagation import Propagation, Transition
 from .rendering import Renderer
 from .scene import NOBODY, Scene, ordered
-from .steps import Drawn, Noise, step_cell
+from .steps import Drawn, Noise, step_cell, with_bounded_gradient
 
 
 @dataclass(frozen=True)
@@ -233,12 +234,13 @@ class APDR(WorldModel):
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Any]]:
         """Particles of windows (*batch, L): terms and log q (*batch, L, K), and what to log."""
         *lead, steps = batch.rewards.shape
-        shape = (*lead, self.config.num_particles)
+        config, shape = self.config, (*lead, self.config.num_particles)
         glances = self.encode_context(batch.frames, batch.actions, batch.mask, batch.valid).unbind()
         all_seen, all_valid = bool(batch.observed.all()), bool(batch.valid.all())
         firsts = batch.is_first.reshape(-1, steps)
         restarts, all_restart = firsts.any(0).tolist(), firsts.all(0).tolist()
         scene, history, choices, counts = None, [], [], []
+        limit = config.gradient_limit and config.gradient_limit / (batch.observed.sum() * config.num_particles)
 
         def at(leaf: Tensor, t: int) -> Tensor:
             """Step t of (*batch, L, ...), to broadcast over particles."""
@@ -263,7 +265,7 @@ class APDR(WorldModel):
                 terms = {name: torch.where(valid, term, 0.0) for name, term in terms.items()}
                 log_q = torch.where(valid, log_q, 0.0)
                 after = after if scene is None else after.where(valid, scene)
-            scene = after
+            scene = after if limit is None else with_bounded_gradient(after, limit)
             history.append(terms)
             choices.append(log_q)
             counts.append(scene.present.sum(-1).float().mean())

@@ -13,6 +13,7 @@ _OPTIONS = {
     "presence": ("discrete", "concrete"),
     "discovery_prior": ("geometric", "learned"),
     "attends": ("frame", "remainder"),
+    "motion": ("steady", "steered"),
     "propagate_around": ("prior", "last"),
     "appearance": ("residual", "gated"),
 }
@@ -69,11 +70,17 @@ class APDRConfig:
     settled: float = 0.2
     """Up to this share of training every object appears in the first frame of its piece, and stays: places are found
     anew in each frame long before they are followed, and an object that is not followed would be dropped for good."""
+    gradient_limit: float | None = None
+    """The longest gradient that a particle hands from one step to the step before, in nats of its bound per unit of the
+    scene's numbers; None: as it is. What a place is read from depends on where it was expected, so that small changes
+    grow from step to step, and a few particles outweigh all others. Of `loss` alone."""
     presence: Literal["discrete", "concrete"] = "discrete"
     """Objects are there or not; or to a degree, by the binary Concrete relaxation (meant for FIVO: training by the
     bound fivo-K, to which `anneal`, `grow`, `settled` and `remainder_from` do not apply; theta is `ratio`)."""
     temperature: float = 0.5
     """Of the relaxation."""
+    motion: Literal["steady", "steered"] = "steady"
+    """Whether objects go on as they did, or a network may turn them, as where they bounce."""
     attends: Literal["frame", "remainder"] = "frame"
     """In what propagation looks for an object first: the frame, or the frame less what those before it explain, so that
     two cannot settle on one."""
@@ -115,6 +122,8 @@ class APDRConfig:
         for field in ("settled", "remainder_from"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{name}.{field} must be a share of training, found {getattr(self, field)}")
+        if self.gradient_limit is not None and not self.gradient_limit > 0:
+            raise ValueError(f"{name}.gradient_limit must be positive or None, found {self.gradient_limit}")
         if not self.margin >= 1:
             raise ValueError(f"{name}.margin must be at least 1, found {self.margin}")
         if self.num_particles < 2:

@@ -1,6 +1,6 @@
 """How objects move: p(where_t | where_{<t}, u_{<=t}), with what is true behind it integrated out.
 
-    v_t = rho v_{t-1} + B u_t + N(0, q_v)       velocity; B is a linear function of what_{t-1}
+    v_t = rho v_{t-1} + B u_t + s_t + N(0, q_v) velocity; B is a linear function of what_{t-1}
     m_t = m_{t-1} + v_t + N(0, q_m)             true place
     where_t = m_t + N(0, r)
 
@@ -8,8 +8,11 @@ Each of the four numbers of `where` has a filter of its own, so p(where_t | wher
 a Kalman filter; rho, q_v, q_m, r and the spread of first velocities are learned. So an object whose places are not seen
 but drawn, or put at their means, moves on as it did, and what is noise in a place makes no speed.
 
-Ours, as the notes leave the prior of a place to a recurrent network. With one, bounds are a little better, and what is
-imagined runs away, as small shifts add up to speed.
+s_t is zero, or with `motion="steered"` what the object's recurrent state says of its centre (see `propagation.py`), for
+what turns, speeds up or bounces off walls.
+
+Ours, as the notes leave the prior of a place to a recurrent network. With nothing else, bounds are a little better, and
+what is imagined runs away, as small shifts add up to speed.
 """
 
 from __future__ import annotations
@@ -57,12 +60,15 @@ class Motion(nn.Module):
             "doubt": torch.stack([UNKNOWN * one, zero, self.variances[3] * one], -2),
         }
 
-    def forward(self, scene: Scene, control: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(
+        self, scene: Scene, control: Tensor, steering: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Take the places of a scene for seen, and predict the next: mean, velocity, doubt, standard deviation.
 
         Args:
             scene: after a step.
             control: (*batch, N, A).
+            steering: (*batch, N, 2) s_t of the centre, if it is not zero.
         """
         r, q_place, q_speed, _ = self.variances
         place, both, speed = scene.doubt.unbind(-2)
@@ -76,6 +82,8 @@ class Motion(nn.Module):
         rho = self.inertia
         push = (self.push(scene.what).unflatten(-1, (4, -1)) @ control.unsqueeze(-1)).squeeze(-1)
         velocity = rho * velocity + push
+        if steering is not None:
+            velocity = torch.cat([velocity[..., :2], velocity[..., 2:] + steering], -1)
         mean = mean + velocity
         mean = torch.cat([mean[..., :2], mean[..., 2:].clamp(-EDGE, EDGE)], -1)
         speed = rho.square() * speed + q_speed

@@ -3,7 +3,8 @@
     h_t^{p,i} = GRU([z_{t-1}^i, its motion, u_t], h_{t-1}^{p,i})                    of each object's own
     p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent
     p(what_t^i)  = N(what_{t-1}^i + f(h_t^{p,i}), sigma(h_t^{p,i}))
-    p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`)
+    p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`), or with `motion="steered"` is turned by
+                   tanh of a function of h_t^{p,i}, at most half the frame's side a step
 
     h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
     q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's
@@ -43,7 +44,7 @@ class Transition(nn.Module):
     def __init__(self, config: APDRConfig, spaces: Spaces) -> None:
         super().__init__()
         what, units = config.what_dim, config.units
-        self.sizes = [1, what, what]
+        self.sizes = [1, what, what, 2 if config.motion == "steered" else 0]
         self.motion = Motion(what, spaces.action_dim)
         self.cell = nn.GRUCell(what + 12 + spaces.action_dim, units)
         self.head = mlp([units, units, sum(self.sizes)], nn.ELU)
@@ -57,8 +58,9 @@ class Transition(nn.Module):
         control = action.unsqueeze(-2).expand(*scene.presence.shape, -1)
         inputs = [scene.what, scene.place, scene.place - scene.expected, scene.velocity, control]
         memory = step_cell(self.cell, torch.cat(inputs, -1), scene.memory)
-        survival, what, what_std = self.head(memory).split(self.sizes, -1)
-        place, velocity, doubt, place_std = self.motion(scene, control)
+        survival, what, what_std, turn = self.head(memory).split(self.sizes, -1)
+        steering = turn.tanh() if self.sizes[-1] else None
+        place, velocity, doubt, place_std = self.motion(scene, control, steering)
         return replace(
             scene,
             what=scene.what + what,

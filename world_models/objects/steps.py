@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+if TYPE_CHECKING:
+    from .scene import Scene
 
 MIN_STD = 1e-2
 
@@ -34,6 +38,36 @@ class Noise(NamedTuple):
     asking: dict[str, Any]
     settled: bool = False  # nobody appears after the first step of a scene, and nobody vanishes
     in_turn: bool = True  # objects look in what others leave, where the model has them do so
+
+
+class _Bounded(torch.autograd.Function):
+    """Leaves (*batch, ...) as they are; of what is handed back to them no more than `limit` an element of the batch."""
+
+    @staticmethod
+    def forward(ctx: Any, rank: int, limit: float | Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+        ctx.rank, ctx.limit = rank, limit
+        return tuple(leaf.view_as(leaf) for leaf in leaves)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        squares = [g.square().reshape(*g.shape[: ctx.rank], -1).sum(-1) for g in gradients]
+        norm = torch.stack(squares).sum(0).sqrt()
+        share = torch.where(norm > ctx.limit, ctx.limit / norm, 1.0)
+        kept = (g * share.reshape(share.shape + (1,) * (g.ndim - ctx.rank)) for g in gradients)
+        return (None, None, *kept)
+
+
+def with_bounded_gradient(scene: Scene, limit: float | Tensor) -> Scene:
+    """The same scene; the gradient of all its leaves together is scaled down to `limit` where it is longer.
+
+    For each element of the batch by itself: one path along which small changes grow from step to step does not outweigh
+    all others. So what flows back over many steps is biased, where it is bounded at all.
+    """
+    learned = {name: leaf for name, leaf in scene.tensors().items() if leaf.requires_grad}
+    if not learned:
+        return scene
+    bounded = _Bounded.apply(len(scene.batch_shape), limit, *learned.values())
+    return replace(scene, **dict(zip(learned, bounded, strict=True)))
 
 
 def step_cell(cell: nn.GRUCell, inputs: Tensor, hidden: Tensor) -> Tensor:
