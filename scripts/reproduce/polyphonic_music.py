@@ -68,8 +68,8 @@ class Args:
 
     data: Path = Path("data/polyphonic")
     """Folder with the npz files."""
-    sets: tuple[Literal["JSB", "Nottingham", "MuseData", "Piano-midi"], ...] = ("JSB", "Piano-midi")
-    """Which of them; two cores carry these two, an accelerator all four."""
+    sets: tuple[Literal["JSB", "Nottingham", "MuseData", "Piano-midi"], ...] = ("JSB", "Piano-midi", "Nottingham")
+    """Which of them; two cores carry these three, an accelerator all four."""
     models: tuple[str, ...] = MODELS
     """Which models."""
     seeds: tuple[int, ...] = (0, 1, 2)
