@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "polyphonic-music": Entry(
         "reverie.scripts.reproduce.polyphonic_music",
         "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
-        "1 h",
+        "2 h",
         "polyphonic-music",
         on_gpu=(
             *("--sets", "JSB", "Nottingham", "MuseData", "Piano-midi", "--d-dim", "300", "--z-dim", "100"),
