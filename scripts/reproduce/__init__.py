@@ -172,7 +172,7 @@ EXPERIMENTS = {
     "apdr-digits": Entry(
         "reverie.scripts.reproduce.apdr_digits",
         "the same on two handwritten digits that glide for ten frames",
-        "6 h",
+        "3 h",
         "apdr-digits",
         on_gpu=("--training.epochs", "40"),
     ),
