@@ -280,26 +280,22 @@ TABLES = {
             "restarts_ok": "share of starts with .9 of both",
         },
     ),
-    "apdr-balls-ahead": Table(
-        "apdr-balls",
-        "position/{row}",
-        "pixels off (of 32), frames ahead",
-        {"1": "1", "5": "5", "10": "10"},
-        beside=("coasting", "still"),
-    ),
+    **{
+        f"apdr-{name}-ahead": Table(
+            f"apdr-{name}",
+            "position/{row}",
+            f"pixels off (of {size}), frames ahead",
+            {h: h for h in horizons},
+            beside=("coasting", "still"),
+        )
+        for name, size, horizons in (("balls", 32, ("1", "5", "10")), ("digits", 50, ("1", "3", "5")))
+    },
     "apdr-digits-number": Table(
         "apdr-digits",
         "{column}/most-{row}",
         "sequences of so many digits",
         {"0": "0", "1": "1", "2": "2"},
         {"count_accuracy": "frames with the right count", "idf1": "IDF1"},
-    ),
-    "apdr-digits-ahead": Table(
-        "apdr-digits",
-        "position/{row}",
-        "pixels off (of 50), frames ahead",
-        {"1": "1", "3": "3", "5": "5"},
-        beside=("coasting", "still"),
     ),
     "aesmc-toy": Table(
         "aesmc-lgssm",

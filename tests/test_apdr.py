@@ -102,15 +102,7 @@ def test_the_bound_is_the_enumeration(options, without_noise):
     assert float(log_q.detach().exp().max()) < 0.6, "the choices must be open"
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"attends": "remainder"},
-        {"attends": "remainder", "rendering": "add"},
-        {"motion": "steered"},
-    ],
-)
+@pytest.mark.parametrize("options", [*OURS, {"attends": "remainder", "rendering": "add"}])
 def test_an_object_finds_its_own_prior_again(options, without_noise):
     """Five steps with three slots: whoever mixes up objects when one vanishes gets other weights than the twin."""
     model, batch = make_model(replace(SMALL, num_slots=3, ratio=0.9, **options)), make_batch(steps=5)
@@ -232,9 +224,8 @@ def test_training_on_pieces_is_training_on_shorter_windows():
 
 def test_what_a_particle_hands_back_is_bounded_for_itself():
     model = make_model(replace(SMALL, num_slots=3))
-    scene = model.observe(torch.rand(4, 5, 2, 9, 8).double(), torch.rand(4, 5, 1).double(), generator=seeded()).index(
-        -1
-    )
+    batch = make_batch(4, steps=5)
+    scene = model.observe(batch.frames, batch.actions, generator=seeded()).index(-1)
     size = torch.tensor([0.01, 1.0, 30.0, 0.0]).double()
 
     def handed_back(limit):
@@ -253,8 +244,8 @@ def test_what_a_particle_hands_back_is_bounded_for_itself():
     torch.testing.assert_close(kept, expected)
 
 
-def test_the_limit_is_on_what_goes_from_step_to_step():
-    """A generous limit changes nothing, a narrow one only what several steps have in common."""
+def test_the_limit_is_on_what_goes_from_step_to_step(monkeypatch):
+    """A generous limit changes nothing, a narrow one only what several steps have in common; its unit is the nat."""
     model = make_model(replace(SMALL, num_slots=3, grow=(0.0, 0.0)))
 
     def slope(steps, limit):
@@ -267,6 +258,15 @@ def test_the_limit_is_on_what_goes_from_step_to_step():
             (value, whole), (same, limited) = slope(steps, None), slope(steps, limit)
             assert value == same
             assert torch.allclose(whole, limited) == (steps == 1 or limit > 1)
+    nats, per_frame_and_particle = [], model.config.num_particles * 3 * 5
+
+    def recorded(scene, limit):
+        nats.append(float(limit) * per_frame_and_particle)
+        return scene
+
+    monkeypatch.setattr(apdr_module, "with_bounded_gradient", recorded)
+    slope(3, 7.0)
+    assert nats == pytest.approx([7.0] * 3)
     with pytest.raises(ValueError, match="gradient_limit must be positive or None"):
         APDRConfig(gradient_limit=0.0)
 

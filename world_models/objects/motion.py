@@ -1,15 +1,14 @@
 """How objects move: p(where_t | where_{<t}, u_{<=t}), with what is true behind it integrated out.
 
-    v_t = rho v_{t-1} + B u_t + s_t + N(0, q_v) velocity; B is a linear function of what_{t-1}
-    m_t = m_{t-1} + v_t + N(0, q_m)             true place
+    v_t = rho v_{t-1} + B u_t + s_t + N(0, q_v)     velocity; B is a linear function of what_{t-1}
+    m_t = m_{t-1} + v_t + N(0, q_m)                 true place
     where_t = m_t + N(0, r)
 
 Each of the four numbers of `where` has a filter of its own, so p(where_t | where_{<t}) is Gaussian with the moments of
-a Kalman filter; rho, q_v, q_m, r and the spread of first velocities are learned. So an object whose places are not seen
-but drawn, or put at their means, moves on as it did, and what is noise in a place makes no speed.
-
-s_t is zero, or with `motion="steered"` what the object's recurrent state says of its centre (see `propagation.py`), for
-what turns, speeds up or bounces off walls.
+a Kalman filter; rho, q_v, q_m, r and the spread of first velocities are learned. s_t is zero: then an object whose
+places are not seen but drawn, or put at their means, moves on as it did, and what is noise in a place makes no speed.
+With `motion="steered"` s_t is what the object's recurrent state says of its centre (see `propagation.py`), for what
+turns, speeds up or bounces off walls.
 
 Ours, as the notes leave the prior of a place to a recurrent network. With nothing else, bounds are a little better, and
 what is imagined runs away, as small shifts add up to speed.

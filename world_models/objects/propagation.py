@@ -3,8 +3,8 @@
     h_t^{p,i} = GRU([z_{t-1}^i, its motion, u_t], h_{t-1}^{p,i})                    of each object's own
     p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent
     p(what_t^i)  = N(what_{t-1}^i + f(h_t^{p,i}), sigma(h_t^{p,i}))
-    p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`), or with `motion="steered"` is turned by
-                   tanh of a function of h_t^{p,i}, at most half the frame's side a step
+    p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`); with `motion="steered"` its velocity is
+                   changed by tanh g(h_t^{p,i}), in units of half the frame's side
 
     h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
     q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's
