@@ -54,6 +54,13 @@ def moved_on(motion, thing, action, turn):
     return Normal(torch.stack(means), torch.stack(stds)), torch.stack(velocities), torch.stack(covs)
 
 
+def looked_at(config, frame, window):
+    """A glimpse; the part that is of the frame is what is seen of an image of ones."""
+    if config.sees_edge:
+        frame = torch.cat([frame, torch.ones_like(frame[:1])])
+    return read(frame, window, config.glimpse_size)
+
+
 def std_of(raw, start):
     return softplus(raw + math.log(math.exp(start) - 1)) + 0.01
 
@@ -126,7 +133,7 @@ def weigh(model, frames, actions, path):
             expected = window(config, around)
             wide = torch.cat([config.margin * expected[:2], expected[2:]])
             left = frame - explained(model, kept) if config.attends == "remainder" else frame
-            glimpse = read(left, wide, size)
+            glimpse = looked_at(config, left, wide)
             if config.glimpse_mask:
                 glimpse = glimpse * model.propagation.mask(thing.what).sigmoid().reshape(size, size)
             look = model.encoder(glimpse)
@@ -139,7 +146,7 @@ def weigh(model, frames, actions, path):
             log_weight = log_weight + p_stay.log_prob(answer) - q_stay.log_prob(answer)
             before = torch.cat([where - around, torch.ones(1).double()]) * answer
             if stay:
-                look = model.encoder(read(frame, window(config, where), size))
+                look = model.encoder(looked_at(config, frame, window(config, where)))
                 out = model.propagation.what_head(torch.cat([hidden, look, p_what.mean, thing.what]))
                 mean = p_what.mean + out[:d]
                 if config.appearance == "gated":
@@ -167,7 +174,7 @@ def weigh(model, frames, actions, path):
         hidden, before = model.discovery.start(hidden), torch.zeros(5).double()
         for i in range(min(new + 1, room)):
             first = torch.cat([torch.full((2,), config.first_window, dtype=torch.float64), places[i]])
-            look = model.encoder(read(frame, first, size))
+            look = model.encoder(looked_at(config, frame, first))
             hidden = model.discovery.cell(torch.cat([look, facts[i], before]), hidden)
             out = model.discovery.head(hidden)
             q_more, answer = Bernoulli(logits=out[0]), torch.tensor(float(i < new)).double()
@@ -178,7 +185,7 @@ def weigh(model, frames, actions, path):
             around = where_of(first, config.smallest, config.largest)
             q_where = Normal(around + moved_by(out[1:5], first[:2]), std_of(out[5:], 0.1))
             where = q_where.mean
-            look = model.encoder(read(frame, window(config, where), size))
+            look = model.encoder(looked_at(config, frame, window(config, where)))
             out = model.discovery.what_head(torch.cat([hidden, look]))
             q_what = Normal(out[:d], std_of(out[d:], 0.5))
             what = q_what.mean

@@ -81,7 +81,7 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-OURS = [{}, {"attends": "remainder"}, {"motion": "steered"}]
+OURS = [{}, {"attends": "remainder"}, {"motion": "steered"}, {"sees_edge": True}]
 OPTIONS = [*OURS, *({name: value} for name, value in SQAIR.items()), SQAIR]
 
 

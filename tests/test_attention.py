@@ -92,6 +92,15 @@ def test_gradients_reach_images_and_windows():
     assert torch.autograd.gradcheck(lambda *x: write(*x, (5, 6)), (glimpses, windows))
 
 
+def test_the_edge_is_where_an_image_of_ones_ends():
+    frames, windows = noise(2, 1, 3, 6, 7), some_windows(10).reshape(2, 5, 4)
+    with_ones = torch.cat([frames, torch.ones_like(frames[..., :1, :, :])], -3)
+    torch.testing.assert_close(read(frames, windows, 4, edge=True), read(with_ones, windows, 4))
+    half_inside = torch.tensor([0.5, 0.5, 1.0, 0.0], dtype=torch.float64)
+    edge = read(noise(1, 8, 8), half_inside, 4, edge=True)[-1]
+    torch.testing.assert_close(edge, torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).expand(4, 4))
+
+
 def test_windows_outside_of_the_frame_read_and_write_nothing():
     away = torch.tensor([[0.2, 0.2, 3.0, 0.0], [0.2, 0.2, 0.0, -9.0]], dtype=torch.float64, requires_grad=True)
     found = torch.cat([read(noise(2, 1, 8, 8), away, 4).flatten(), write(noise(2, 1, 4, 4), away, (8, 8)).flatten()])

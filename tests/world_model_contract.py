@@ -122,8 +122,10 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
         ),
         "sqair": (APDRConfig(**OBJECTS, **SQAIR), CONV_IMAGES),
         "concrete": (APDRConfig(**OBJECTS, presence="concrete"), IMAGES),
-        "remainder-steered": (
-            APDRConfig(**OBJECTS | {"num_slots": 2, "what_dim": 7}, attends="remainder", motion="steered"),
+        "remainder-steered-edge": (
+            APDRConfig(
+                **OBJECTS | {"num_slots": 2, "what_dim": 7}, attends="remainder", motion="steered", sees_edge=True
+            ),
             IMAGES,
         ),
     },

@@ -21,6 +21,7 @@ the prior here has none. Posteriors are relative to priors, so that an object th
 it is expected is a Kalman filter's to say, which a recurrent network may at most steer (`motion.py`).
 What a step's gradient hands to the step before can be bounded (`gradient_limit`), a bias for a variance.
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
+Glimpses may say where the frame ends (`sees_edge`): of what comes in, a part shows, and its window lies mostly outside.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
 piece begins, and stay; what others leave (`attends`) is looked at in the end. This curriculum is the loss's alone:
 bounds of particles (iwae-K, fivo-K), for training, too, are those of the finished model, with theta of the end, whole
@@ -88,7 +89,8 @@ class APDR(WorldModel):
         self.renderer = Renderer(config, spaces)
         self.transition = Transition(config, spaces)
         self.discovery_prior = DiscoveryPrior(config)
-        self.encoder = GlimpseEncoder(spaces.frame_shape[0], config.glimpse_size, config.glimpse_hidden)
+        channels = spaces.frame_shape[0] + config.sees_edge
+        self.encoder = GlimpseEncoder(channels, config.glimpse_size, config.glimpse_hidden)
         self.propagation = Propagation(config, self.encoder)
         self.discovery = Discovery(config, spaces, self.encoder)
         self.embedding = nn.Linear(config.what_dim + 4, config.units)

@@ -25,10 +25,11 @@ from torch import Tensor, nn
 from ..networks import mlp
 
 
-def read(frames: Tensor, windows: Tensor, size: int) -> Tensor:
+def read(frames: Tensor, windows: Tensor, size: int, *, edge: bool = False) -> Tensor:
     """Glimpses (*batch, C, size, size) of frames (*batch, C, H, W) at windows (*batch, 4).
 
-    A window may reach beyond the frame, or lie outside of it: there it reads zeros.
+    A window may reach beyond the frame, or lie outside of it: there it reads zeros. With `edge`, glimpses have a
+    channel more, the last: how much of each of their pixels is of the frame, 1 inside and 0 outside.
 
     Raises:
         ValueError: for windows that do not end in 4 numbers, or frames without (C, H, W).
@@ -37,7 +38,11 @@ def read(frames: Tensor, windows: Tensor, size: int) -> Tensor:
     height, width = frames.shape[-2:]
     rows = _reading(windows[..., 1], windows[..., 3], size, height)
     columns = _reading(windows[..., 0], windows[..., 2], size, width)
-    return _interpolated(frames, rows, columns)
+    glimpses = _interpolated(frames, rows, columns)
+    if not edge:
+        return glimpses
+    inside = rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
+    return torch.cat([glimpses, inside.unsqueeze(-3).expand_as(glimpses[..., :1, :, :])], -3)
 
 
 def write(glimpses: Tensor, windows: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -45,6 +45,9 @@ class APDRConfig:
     """Largest side of a window. Of a larger object only a part can be explained at a time."""
     first_window: float = 0.4
     """Side of the window in which discovery takes its first look."""
+    sees_edge: bool = False
+    """Whether glimpses say which of their pixels lie inside the frame: without it, what the edge cuts off looks like
+    what ends there."""
     margin: float = 1.6
     """How much larger than the object expected the window is in which propagation takes its first look."""
     frame_std: float = 0.15

@@ -142,7 +142,8 @@ class Discovery(nn.Module):
         places, facts = self._places(propagated, maps)
         sides = torch.full_like(places, config.first_window)
         windows = torch.cat([sides, places], -1)
-        inputs = torch.cat([encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size)), facts], -1)
+        first = read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge)
+        inputs = torch.cat([encoder(first), facts], -1)
         around = where_of(windows, config.smallest, config.largest)
         prior_mean, prior_std = (moment.expand(*batch_shape, 4) for moment in prior.where())
 
@@ -172,7 +173,7 @@ class Discovery(nn.Module):
         _, _, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
         windows = windows_of(where, config.smallest, config.largest)
-        found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size))
+        found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge))
         mean, std = self.what_head(torch.cat([torch.stack(states, -2), found], -1)).chunk(2, -1)
         standard = torch.zeros_like(mean), torch.ones_like(mean)
         mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, positive(std, 0.5)), standard)

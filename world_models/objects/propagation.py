@@ -193,7 +193,7 @@ class Propagation(nn.Module):
         """What wider windows than those where objects are expected show, and how they looked (*batch, M, F + D)."""
         config = self.config
         wide = torch.cat([config.margin * windows[..., :2], windows[..., 2:]], -1)
-        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size)
+        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size, edge=config.sees_edge)
         if config.glimpse_mask:
             glimpses = glimpses * self.mask(scene.last_what).sigmoid().unflatten(-1, glimpses.shape[-2:]).unsqueeze(-3)
         return torch.cat([encoder(glimpses), scene.last_what], -1)
@@ -209,8 +209,10 @@ class Propagation(nn.Module):
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Draw appearances (*batch, M, D) of objects at `where`, and their log p - log q (*batch, M)."""
-        windows = windows_of(where, self.config.smallest, self.config.largest)
-        found = encoder(read(frame.unsqueeze(-4), windows, self.config.glimpse_size))
+        config = self.config
+        windows = windows_of(where, config.smallest, config.largest)
+        glimpses = read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge)
+        found = encoder(glimpses)
         mean, std = self._appearance(scene, found, states)
         mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, std), (scene.what, scene.what_std))
         return drawn_beside(noise, mean, std, scene.what, scene.what_std)
