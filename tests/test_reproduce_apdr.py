@@ -46,7 +46,9 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     before = args.json.read_text()
     balls.main(replace(args, stages=("train",)))
     assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
-    for others, stage in (({"seeds": (0,)}, "evaluate"), ({"air_epochs": 2}, "air")):
+    for others, stage in (
+        ({"seeds": (0,)}, "evaluate"), ({"air_epochs": 2}, "air"), ({"air_learning_rate": 2e-3}, "air"),
+    ):  # fmt: skip
         balls.main(replace(args, stages=("data",), **others))
         assert f"no result is written: {stage} in" in capsys.readouterr().err
     assert json.loads(args.json.read_text())["config"]["seeds"] == [0, 1]

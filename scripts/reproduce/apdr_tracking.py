@@ -76,7 +76,9 @@ class Args(Options):
     air_seeds: tuple[int, ...] = (0,)
     """Its random starts."""
     air_epochs: int = 20
-    """Of its training, whatever --budget and --epochs say; the other settings are those of the APDR's."""
+    """Of its training, whatever --budget and --epochs say; settings not named here are those of the APDR's."""
+    air_learning_rate: float = 1e-3
+    """Of its training."""
 
 
 class Tracking(Experiment):
@@ -119,6 +121,10 @@ class Tracking(Experiment):
         """Of the run with this seed."""
         return self.args.out / "main" / f"seed-{seed}"
 
+    def air_training(self) -> TrainingConfig:
+        """How AIR is trained."""
+        return replace(self.training(), epochs=self.args.air_epochs, learning_rate=self.args.air_learning_rate)
+
     def truth(self) -> TrueObjects:
         """The sequences that are measured."""
         return TrueObjects(self.windows(self.split).dataset, self.lengths[self.split])
@@ -147,7 +153,7 @@ class Tracking(Experiment):
         started, per_seed, seconds, truth = time.monotonic(), [], 0.0, self.truth()
         for seed in self.args.air_seeds:
             folder = self.args.out / "air" / f"seed-{seed}"
-            training = replace(self.training(), seed=seed, epochs=self.args.air_epochs)
+            training = replace(self.air_training(), seed=seed)
             self.run(folder, self.args.air, training, f"AIR, seed {seed}", model_name="air")
             seconds += training_seconds(folder)
             model = self.load(folder)
@@ -229,12 +235,11 @@ class Tracking(Experiment):
 
     def options_of(self, stage: str) -> dict[str, Any]:
         """What the measurements of a stage depend on, as JSON holds it."""
-        args, training, options = self.args, asdict(self.training()), {"data": dict(self.episodes)}
+        args, options = self.args, {"data": dict(self.episodes)}
         if stage == "air":
-            training |= {"epochs": args.air_epochs}
-            options |= {"seeds": args.air_seeds, "model": asdict(args.air), "training": training}
+            options |= {"seeds": args.air_seeds, "model": asdict(args.air), "training": asdict(self.air_training())}
         if stage == "evaluate":
-            options |= {"seeds": args.seeds, "model": asdict(args.model), "training": training}
+            options |= {"seeds": args.seeds, "model": asdict(args.model), "training": asdict(self.training())}
         return json.loads(json.dumps(options))
 
     def report(self) -> None:
