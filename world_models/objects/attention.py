@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from ..networks import mlp
+from .config import APDRConfig
 
 
 def read(frames: Tensor, windows: Tensor, size: int, *, edge: bool = False) -> Tensor:
@@ -43,6 +44,11 @@ def read(frames: Tensor, windows: Tensor, size: int, *, edge: bool = False) -> T
         return glimpses
     inside = rows.sum(-1).unsqueeze(-1) * columns.sum(-1).unsqueeze(-2)
     return torch.cat([glimpses, inside.unsqueeze(-3).expand_as(glimpses[..., :1, :, :])], -3)
+
+
+def glimpses_of(frame: Tensor, windows: Tensor, config: APDRConfig) -> Tensor:
+    """Glimpses (*batch, N, C', g, g) of a frame (*batch, C, H, W) at N windows (*batch, N, 4), as APDR sees them."""
+    return read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge)
 
 
 def write(glimpses: Tensor, windows: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -26,7 +26,7 @@ from torch.nn import functional
 from ..batch import Spaces
 from ..distributions import drawn_beside
 from ..networks import apply_flat, mlp
-from .attention import GlimpseEncoder, read, where_of, windows_of
+from .attention import GlimpseEncoder, glimpses_of, where_of, windows_of
 from .config import APDRConfig
 from .presence import ask, geometric_scores, one_more
 from .scene import Scene
@@ -142,8 +142,7 @@ class Discovery(nn.Module):
         places, facts = self._places(propagated, maps)
         sides = torch.full_like(places, config.first_window)
         windows = torch.cat([sides, places], -1)
-        first = read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge)
-        inputs = torch.cat([encoder(first), facts], -1)
+        inputs = torch.cat([encoder(glimpses_of(frame, windows, config)), facts], -1)
         around = where_of(windows, config.smallest, config.largest)
         prior_mean, prior_std = (moment.expand(*batch_shape, 4) for moment in prior.where())
 
@@ -173,7 +172,7 @@ class Discovery(nn.Module):
         _, _, log_presence, log_q = (torch.stack(part, -1) for part in zip(*answers, strict=True))
 
         windows = windows_of(where, config.smallest, config.largest)
-        found = encoder(read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge))
+        found = encoder(glimpses_of(frame, windows, config))
         mean, std = self.what_head(torch.cat([torch.stack(states, -2), found], -1)).chunk(2, -1)
         standard = torch.zeros_like(mean), torch.ones_like(mean)
         mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, positive(std, 0.5)), standard)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..batch import Spaces
 from ..distributions import drawn_beside
 from ..networks import mlp
-from .attention import GlimpseEncoder, read, windows_of
+from .attention import GlimpseEncoder, glimpses_of, windows_of
 from .config import APDRConfig
 from .motion import Motion
 from .presence import Answer, ask
@@ -193,7 +193,7 @@ class Propagation(nn.Module):
         """What wider windows than those where objects are expected show, and how they looked (*batch, M, F + D)."""
         config = self.config
         wide = torch.cat([config.margin * windows[..., :2], windows[..., 2:]], -1)
-        glimpses = read(frame.unsqueeze(-4), wide, config.glimpse_size, edge=config.sees_edge)
+        glimpses = glimpses_of(frame, wide, config)
         if config.glimpse_mask:
             glimpses = glimpses * self.mask(scene.last_what).sigmoid().unflatten(-1, glimpses.shape[-2:]).unsqueeze(-3)
         return torch.cat([encoder(glimpses), scene.last_what], -1)
@@ -209,10 +209,8 @@ class Propagation(nn.Module):
         noise: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Draw appearances (*batch, M, D) of objects at `where`, and their log p - log q (*batch, M)."""
-        config = self.config
-        windows = windows_of(where, config.smallest, config.largest)
-        glimpses = read(frame.unsqueeze(-4), windows, config.glimpse_size, edge=config.sees_edge)
-        found = encoder(glimpses)
+        windows = windows_of(where, self.config.smallest, self.config.largest)
+        found = encoder(glimpses_of(frame, windows, self.config))
         mean, std = self._appearance(scene, found, states)
         mean, std = known(None if seen is None else seen.unsqueeze(-1), (mean, std), (scene.what, scene.what_std))
         return drawn_beside(noise, mean, std, scene.what, scene.what_std)
