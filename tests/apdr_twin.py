@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from reverie.world_models.objects.attention import read, where_of, windows_of
+from reverie.world_models.objects.attention import boxes_of, read, where_of, windows_of
 from reverie.world_models.objects.steps import Drawn
 from torch.distributions import Bernoulli, Normal
 from torch.nn.functional import softplus
@@ -73,6 +73,11 @@ def window(config, where):
     return windows_of(where, config.smallest, config.largest)
 
 
+def outside(config, where):
+    left, top, right, bottom = boxes_of(window(config, where), (50, 50)).tolist()
+    return right <= 0 or bottom <= 0 or left >= 50 or top >= 50
+
+
 def paths(num_slots, steps):
     """Every path of choices."""
 
@@ -121,13 +126,14 @@ def weigh(model, frames, actions, path):
             inputs = torch.cat([thing.what, thing.where, elsewhere, thing.velocity, action])
             memory = model.transition.cell(inputs, thing.memory)
             out = model.transition.head(memory)
-            p_stay = Bernoulli(logits=out[0])
-            number_expected = number_expected + p_stay.probs
             p_what = Normal(thing.what + out[1 : 1 + d], std_of(out[1 + d : 1 + 2 * d], 0.2))
             turn = torch.zeros(4).double()
             if config.motion == "steered":
                 turn[2:] = out[1 + 2 * d :].tanh()
             p_where, velocity, cov = moved_on(model.transition.motion, thing, action, turn)
+            gone = config.ends_outside and outside(config, p_where.mean)
+            p_stay = Bernoulli(logits=torch.tensor(-40.0).double() if gone else out[0])
+            number_expected = number_expected + p_stay.probs
 
             around = thing.where if config.propagate_around == "last" else p_where.mean
             expected = window(config, around)

@@ -81,7 +81,7 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-OURS = [{}, {"attends": "remainder"}, {"motion": "steered"}, {"sees_edge": True}]
+OURS = [{}, {"attends": "remainder"}, {"motion": "steered"}, {"sees_edge": True}, {"ends_outside": True}]
 OPTIONS = [*OURS, *({name: value} for name, value in SQAIR.items()), SQAIR]
 
 
@@ -123,18 +123,39 @@ def test_an_object_finds_its_own_prior_again(options, without_noise):
     assert survived_another > 10
 
 
+def one_object(model, place, speed):
+    """A scene (1,) with an object at `place` (4) with `speed` (4), and an empty slot."""
+    scene, there = model.initial_state((1,)), torch.tensor([[1.0, 0.0]]).double()
+    return replace(
+        scene, presence=there, ids=torch.tensor([[0, -1]]), what=scene.what + 0.5, place=scene.place + place,
+        expected=scene.place + place, velocity=scene.velocity + speed, doubt=scene.doubt + 0.1,
+        born=scene.born + 1, steps=scene.steps + 1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_who_leaves_the_frame_ends(ends):
+    """When his window is expected wholly outside, and not before; without the option, never."""
+    model = make_model(replace(SMALL, ends_outside=ends, ratio=1e-30))
+    model.transition.head[-1].bias.data[0] = 50.0  # no other end
+    place, speed = torch.tensor([0.1, 0.2, 0.5, 0.4]).double(), torch.tensor([0.0, 0.0, 0.2, 0.0]).double()
+    state, inside = one_object(model, place, speed), []
+    for _ in range(6):
+        predicted = model.predict(state, torch.zeros(1, 1).double(), sample=False)
+        inside.append(not twin.outside(model.config, predicted.place[0, 0]))
+        state = model.update(predicted, sample=False)
+        assert bool(state.present[0, 0]) == (inside[-1] or not ends)
+        if not state.present[0, 0]:
+            break
+    assert inside[:2] == [True, True] and not inside[-1]
+
+
 def test_whom_nobody_sees_moves_on_as_he_did_and_is_pushed():
     """Whatever the recurrent state says: only the friction rho and the actions change a speed that nobody measures."""
     model = make_model()
     kept = model.transition.motion.inertia.detach()
     place, speed = torch.tensor([0.1, 0.2, -0.5, 0.4]).double(), torch.tensor([0.3, -0.1, 0.08, -0.05]).double()
-    scene = model.initial_state((1,))
-    there = torch.tensor([[1.0, 0.0]]).double()
-    scene = replace(
-        scene, presence=there, ids=torch.tensor([[0, -1]]), what=scene.what + 0.5, place=scene.place + place,
-        expected=scene.place + place, velocity=scene.velocity + speed, doubt=scene.doubt + 0.1,
-        born=scene.born + 1, steps=scene.steps + 1,
-    )  # fmt: skip
+    scene = one_object(model, place, speed)
     for push in (0.0, 0.2):
         action = torch.full((1, 1), push).double()
         state, here, fast = scene, place, speed
@@ -171,6 +192,27 @@ def test_values_and_gradients_are_those_of_the_enumeration(objective, attends, w
     wanted = directions @ exact
     assert bool(((mean - wanted).abs() < 4 * error).all()), ((mean - wanted) / error).tolist()
     assert float(error[-1]) < 0.05 * float(wanted[-1]), "draws must tell the gradient from zero"
+
+
+def test_survival_learns_with_the_posterior_held_fixed(without_noise):
+    """Its gradient is the bound's slope where the posterior gives way by as much as the prior's odds move."""
+    model, batch = make_model(), make_batch()
+    ours, theirs = model.transition.head[-1].bias, model.propagation.head[-1].bias
+
+    def bound():
+        _, log_q, log_weight = enumerated(model, batch)
+        return (log_q.exp() * log_weight).sum()
+
+    slope, slopes = torch.autograd.grad(bound(), ours)[0][0], []
+    for width in (1e-3, -1e-3):
+        with torch.no_grad():
+            ours[0] += width
+            theirs[0] -= width
+            slopes.append(bound() / width)
+            ours[0] -= width
+            theirs[0] += width
+    torch.testing.assert_close(slope, sum(slopes) / 2, rtol=1e-5, atol=1e-8)
+    assert abs(slope) > 1e-3
 
 
 def test_permuting_slots_changes_nothing():

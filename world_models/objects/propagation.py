@@ -1,13 +1,16 @@
 """Propagation: what becomes of the objects that are there, p(z_t^i | z_{<t}^i, u_{<=t}) and its posterior.
 
     h_t^{p,i} = GRU([z_{t-1}^i, its motion, u_t], h_{t-1}^{p,i})                    of each object's own
-    p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent
+    p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent; with
+                          `ends_outside` also where its window is expected outside the frame
     p(what_t^i)  = N(what_{t-1}^i + f(h_t^{p,i}), sigma(h_t^{p,i}))
     p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`); with `motion="steered"` its velocity is
                    changed by tanh g(h_t^{p,i}), in units of half the frame's side
 
     h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
-    q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's
+    q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's; the prior's odds count as numbers there, and
+                                   learn with the posterior held fixed (unless relaxed): the score function's noise
+                                   would drown what they learn from
     q(what_t^i)                    given h^{P,i} and the glimpse of x_t at where_t^i
 
 The weights are one for all objects, which are visited in the order of their births; h^{P,0} is a function of the
@@ -27,7 +30,7 @@ from torch import Tensor, nn
 from ..batch import Spaces
 from ..distributions import drawn_beside
 from ..networks import mlp
-from .attention import GlimpseEncoder, glimpses_of, windows_of
+from .attention import GlimpseEncoder, glimpses_of, share_outside, windows_of
 from .config import APDRConfig
 from .motion import Motion
 from .presence import Answer, ask
@@ -43,6 +46,7 @@ class Transition(nn.Module):
 
     def __init__(self, config: APDRConfig, spaces: Spaces) -> None:
         super().__init__()
+        self.config = config
         what, units = config.what_dim, config.units
         self.sizes = [1, what, what, 2 if config.motion == "steered" else 0]
         self.motion = Motion(what, spaces.action_dim)
@@ -55,12 +59,16 @@ class Transition(nn.Module):
 
     def forward(self, scene: Scene, action: Tensor) -> Scene:
         """The scene with every object's prior in it: `what` and `place` are means."""
+        config = self.config
         control = action.unsqueeze(-2).expand(*scene.presence.shape, -1)
         inputs = [scene.what, scene.place, scene.place - scene.expected, scene.velocity, control]
         memory = step_cell(self.cell, torch.cat(inputs, -1), scene.memory)
         survival, what, what_std, turn = self.head(memory).split(self.sizes, -1)
         steering = turn.tanh() if self.sizes[-1] else None
         place, velocity, doubt, place_std = self.motion(scene, control, steering)
+        if config.ends_outside:
+            outside = share_outside(windows_of(place, config.smallest, config.largest)) >= 1
+            survival = torch.where(outside.unsqueeze(-1), -_CERTAIN, survival)
         return replace(
             scene,
             what=scene.what + what,
@@ -142,8 +150,9 @@ class Propagation(nn.Module):
             if noise.settled:
                 stays, prior_stays = torch.zeros_like(stays), torch.full_like(prior_stays, _CERTAIN)
             mean = centre + relative(shift, sides[..., i, :])
+            base = prior_stays if config.presence == "concrete" else prior_stays.detach()
             stays, mean, std = known(
-                seen, (prior_stays + stays.squeeze(-1), mean, positive(std, 0.05)),
+                seen, (base + stays.squeeze(-1), mean, positive(std, 0.05)),
                 (prior_stays, scene.place[..., i, :], prior_std),
             )  # fmt: skip
             answers.append(ask(stays, prior_stays, here, **noise.asking))
