@@ -253,7 +253,7 @@ TABLES = {
         "{row}",
         "up to 3 balls, 40 frames",
         TRACKING,
-        beside=("air", "components"),
+        beside=("air", "components", "seen"),
     ),
     "apdr-digits": Table(
         "apdr-digits",
@@ -290,6 +290,13 @@ TABLES = {
         )
         for name, size, horizons in (("balls", 32, ("1", "5", "10")), ("digits", 50, ("1", "3", "5")))
     },
+    "apdr-balls-alive": Table(
+        "apdr-balls",
+        "alive/{row}",
+        "share of balls still there, frames ahead",
+        {"1": "1", "5": "5", "10": "10"},
+        beside=("true",),
+    ),
     "apdr-digits-number": Table(
         "apdr-digits",
         "{column}/most-{row}",

@@ -6,6 +6,7 @@ merely hidden behind another lives on.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,18 @@ def true_tracks(data: Data) -> list[Tracks]:
     """Of all windows of `TrueObjects`, or of some of them."""
     arrays = data[np.arange(len(data))]
     return [Tracks(*rows) for rows in zip(*(arrays[name] for name in TRUTH), strict=True)]
+
+
+def as_seen(tracks: Tracks, size: tuple[int, int]) -> Tracks:
+    """The truth, with another number for what comes back after less than a pixel of it showed at the edge.
+
+    That is what can be known from what shows alone; in the picture of `size` (H, W), what is hidden lives on.
+    """
+    low, high = tracks.boxes[..., :2], tracks.boxes[..., 2:]
+    hidden = (low >= 0).all(-1) & (high <= np.array(size[::-1])).all(-1)
+    shows = tracks.visibility * np.prod(high - low, axis=-1) >= 1
+    kept = np.where(shows | hidden, tracks.ids, -1)
+    return replace(tracks, ids=lives(kept[None], tracks.boxes[None], size)[0])
 
 
 def knows_objects(dataset: Dataset) -> bool:

@@ -12,7 +12,7 @@ from reverie.scripts.reproduce import apdr_balls as balls
 from reverie.scripts.reproduce import apdr_digits as digits
 from reverie.scripts.reproduce.apdr_measures import hidden_frames, met_frames
 from reverie.scripts.reproduce.component_tracker import Pace, components, relinked, track_components
-from reverie.scripts.true_objects import TrueObjects, lives, true_tracks
+from reverie.scripts.true_objects import TrueObjects, as_seen, lives, true_tracks
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
 from reverie.world_models.capabilities import Objects
 from reverie.world_models.checkpoints import load
@@ -41,6 +41,7 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     for key in ("count_accuracy", "mota", "idf1", "id_switches", "mse", *ahead):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
+    assert metrics["count_accuracy/seen"]["mean"] == 1 and metrics["mota/seen"]["mean"] > 0.9
     assert len(metrics["idf1/air"]["values"]) == len(metrics["mse/air"]["values"]) == 1
     assert {path.name for path in (args.out / "pictures").iterdir()} >= {"apdr-balls.gif", "sequence-0.png"}
     before = args.json.read_text()
@@ -115,6 +116,15 @@ def picture(*squares, size=32):
     for k, (x, y, half) in enumerate(squares):
         frame[y - half : y + half, x - half : x + half, k % 3] = 255
     return frame
+
+
+def test_whom_nobody_can_know_again_is_another():
+    """In frames of 10 x 8: one is hidden inside; one shows by less than a pixel at the edge; one by a pixel."""
+    boxes = np.array([[2, 2, 6, 6], [-3, 2, 1, 6], [8, 2, 12, 6]])[None].repeat(4, 0)
+    shows = np.array([[1, 0, 1, 1], [0.25, 0.25, 0.06, 0.25], [0.5, 0.07, 0.5, 0]]).T
+    found = as_seen(Tracks(np.array([[4, 5, 6]]).repeat(4, 0), boxes, shows), (8, 10))
+    assert found.ids.T.tolist() == [[0] * 4, [1, 1, -1, 3], [2, 2, 2, -1]]
+    assert found.boxes is boxes and found.visibility is shows
 
 
 def test_films_are_of_those_who_are_hidden_and_come_back():

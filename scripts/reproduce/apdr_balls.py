@@ -26,12 +26,13 @@ class Args(TrackingArgs):
     model: APDRConfig = field(
         default_factory=lambda: APDRConfig(
             what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,
-            objective="elbo",
+            objective="elbo", ratio=1e-10, attends="remainder", sees_edge=True, ends_outside=True,
+            gradient_limit=1000.0,
         )
     )  # fmt: skip
     """The model."""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(epochs=6, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
+        default_factory=lambda: TrainingConfig(epochs=6, batch_size=16, learning_rate=2e-3, clip_norm=50.0)
     )
     """How each is trained."""
     air_epochs: int = 6

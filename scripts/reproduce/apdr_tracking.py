@@ -14,7 +14,8 @@
 
 On the same sequences, under KEY/air, an AIR model of single frames whose objects are linked to the nearest that was
 found before (Hungarian matching of places, see `component_tracker.relinked`), and under KEY/components the floor:
-connected components with a Kalman filter.
+connected components with a Kalman filter. Under KEY/seen the ceiling: the truth, in which an object of which less than
+a pixel showed at the edge comes back as another.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from ..measuring import Chosen
 from ..outlines import outlined
-from ..true_objects import TrueObjects, true_tracks
+from ..true_objects import TrueObjects, as_seen, true_tracks
 from . import apdr_measures as measures
 from .component_tracker import BALLS, relinked, track_components
 from .experiment import Experiment, Options, Source, by_key, mean
@@ -139,11 +140,13 @@ class Tracking(Experiment):
             self.run(self.folder(seed), self.args.model, replace(self.training(), seed=seed), f"seed {seed}")
 
     def components(self) -> None:
-        """The floor: connected components, each with a Kalman filter."""
+        """The floor, connected components, each with a Kalman filter; and the ceiling, who can be known again."""
         started, truth = time.monotonic(), self.truth()
         frames = truth[np.arange(len(truth))]["frames"]
         found = self.tracking(truth, (track_components(sequence, self.pace) for sequence in frames))
         metrics = measures.prefixed(found, "components")
+        seen = (as_seen(tracks, (self.size, self.size)) for tracks in true_tracks(truth))
+        metrics |= measures.prefixed(self.tracking(truth, seen), "seen")
         self.store("components", metrics, time.monotonic() - started, self.options_of("components"))
 
     def air(self) -> None:
