@@ -80,11 +80,10 @@ EXPERIMENTS = {
     "polyphonic-music": Entry(
         "reverie.scripts.reproduce.polyphonic_music",
         "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
-        "2 h",
+        "4 h",
         "polyphonic-music",
         on_gpu=(
-            *("--sets", "JSB", "Nottingham", "MuseData", "Piano-midi", "--d-dim", "300", "--z-dim", "100"),
-            *("--dropout", "0"),
+            *("--d-dim", "300", "--z-dim", "100", "--dropout", "0"),
             *("--units", "500", "--training.epochs", "50", "--training.learning-rate", "1e-3"),
             *("--training.decay-after", "20", "--training.kl-warmup", "0.4"),
         ),
