@@ -117,9 +117,9 @@ def test_numbers_windows_and_boxes():
     box = attention.boxes_of(torch.tensor([0.5, 0.25, 0.0, 0.5]), (32, 16))
     torch.testing.assert_close(box, torch.tensor([4.0, 20.0, 12.0, 28.0]))
 
-    windows = torch.tensor([[0.5, 0.2, 0.5, 0.8], [0.5, 0.2, 1.0, 0.0], [0.5, 0.2, -1.0, 1.0], [0.5, 0.2, 3.0, 0.0],
-                            [2.0, 1.0, 0.0, 0.0], [0.4, 0.2, 0.8, 0.9]])  # fmt: skip
-    torch.testing.assert_close(attention.share_outside(windows), torch.tensor([0.0, 0.5, 0.75, 1.0, 0.5, 0.4375]))
+    windows = torch.tensor([[0.5, 0.2, 0.5, 0.8], [0.5, 0.2, 1.4, 0.0], [0.5, 0.2, -1.0, 1.1], [0.5, 0.2, 3.0, 0.0],
+                            [0.5, 0.25, 0.0, -1.25], [0.5, 0.25, -1.5, 0.5], [2.0, 1.0, 0.0, 0.0]])  # fmt: skip
+    assert attention.outside(windows).tolist() == [False, False, False, True, True, True, False]
 
 
 def test_encoder_and_decoder():

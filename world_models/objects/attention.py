@@ -82,11 +82,9 @@ def where_of(windows: Tensor, smallest: float, largest: float) -> Tensor:
     return torch.cat([share.logit(), windows[..., 2:]], -1)
 
 
-def share_outside(windows: Tensor) -> Tensor:
-    """How much of each of the windows (*batch, 4) lies outside the frame, a share of its area, (*batch)."""
-    sides, centres = windows[..., :2], windows[..., 2:]
-    inside = (centres + sides).clamp(-1, 1) - (centres - sides).clamp(-1, 1)
-    return 1 - (inside / (2 * sides)).prod(-1)
+def outside(windows: Tensor) -> Tensor:
+    """Which of the windows (*batch, 4) lie wholly outside the frame, (*batch) bool."""
+    return (windows[..., 2:].abs() - windows[..., :2] >= 1).any(-1)
 
 
 def boxes_of(windows: Tensor, shape: tuple[int, int]) -> Tensor:

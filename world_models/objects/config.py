@@ -49,8 +49,8 @@ class APDRConfig:
     """Whether glimpses say which of their pixels lie inside the frame: without it, what the edge cuts off looks like
     what ends there."""
     ends_outside: bool = False
-    """Whether objects end where they leave the frame: survival has probability zero where a window is expected wholly
-    outside. Without it they may stay there for good, and take the slots of others."""
+    """Whether objects end where they leave the frame: survival has next to no probability where a window is expected
+    wholly outside. Without it they may stay there for good, and take the slots of others."""
     margin: float = 1.6
     """How much larger than the object expected the window is in which propagation takes its first look."""
     frame_std: float = 0.15
