@@ -26,8 +26,9 @@ def render(table: Table, result: Mapping[str, Any]) -> str:
         ours = result["metrics"].items()
         sources[name] = {key.removesuffix(f"/{name}"): value for key, value in ours if key.endswith(f"/{name}")}
     regex = re.escape(table.pattern)
-    for part in ("row", "column"):
-        regex = regex.replace(rf"\{{{part}\}}", f"(?P<{part}>[^/]+)")
+    for part, labels in (("row", table.rows), ("column", table.columns)):
+        wanted = "|".join(map(re.escape, labels)) or "[^/]+"
+        regex = regex.replace(rf"\{{{part}\}}", f"(?P<{part}>{wanted})")
     found = [match.groupdict() for keys in sources.values() for key in keys if (match := re.fullmatch(regex, key))]
     if not found:
         return NOTHING

@@ -49,6 +49,19 @@ def test_every_table_is_shown_somewhere():
     assert shown == set(TABLES)
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_table_has_a_column_of_numbers(path):
+    for _, name, shown, _ in readme.MARKED.findall(path.read_text()):
+        assert re.search(r"\| -?[\d.,]+", shown) or shown == readme.NOTHING, f"{path.name}: {name}"
+
+
+def test_labels_may_have_slashes():
+    table = Table("x", "{column}/{row}", "model", {"a/b": "A"}, {"loss/x": "loss", "cost/x/y": "cost"})
+    metrics = {"loss/x/a/b": 1.0, "cost/x/y/a/b": 2.0, "other/a/b": 3.0}
+    text = readme.render(table, {"metrics": metrics, "references": {}})
+    assert text == "| model | loss | cost |\n| --- | ---: | ---: |\n| A | 1.00 | 2.00 |\n"
+
+
 def test_without_a_result_the_table_says_so(tmp_path):
     assert "\nNot measured yet.\n" in rewrite(MARKED, tmp_path)
 
