@@ -48,7 +48,16 @@ BOUNDS = {
 }
 BALLS = FAMILY | {"kvae": "KVAE", "ae-rnn": "AE-RNN", "code-rnn": "RNN on the codes of a VAE"}
 PLACES = {"x": "x", "y": "y", "vx": "velocity in x", "vy": "in y"}
-BOUND = {"elbo": "ELBO", "iwae-100": "IWAE, 100 particles", "kl": "divergence", "seconds": "s of training"}
+BOUND = {
+    "elbo": "ELBO",
+    "elbo_per_frame": "ELBO a frame",
+    "iwae-100": "IWAE, 100 particles",
+    "iwae-100_per_frame": "IWAE a frame",
+    "reconstruction": "reconstruction",
+    "kl": "divergence",
+    "parameters": "parameters",
+    "seconds": "s of training",
+}
 DENSITIES = BALLS | {"storn": "STORN", "vae": "VAE", "gru": "GRU"}
 GAPS = {name: name.upper() for name in ("elbo", "iwae-10", "iwae-100", "fivo-10", "fivo-100")}
 TRACKING = {
@@ -127,6 +136,9 @@ TABLES = {
     "models-ahead": Table(
         "pendulum-table", "r2/velocity/open-loop/{column}/{row}", "R² of the velocity, steps ahead", FAMILY
     ),
+    "models-pixels": Table(
+        "pendulum-table", "mse/open-loop/{column}/{row}", "squared error of a pixel, steps ahead", FAMILY
+    ),
     "models-coverage": Table(
         "pendulum-table", "coverage-90/velocity/open-loop/{column}/{row}", "inside 90 % interval, steps ahead", FAMILY
     ),
@@ -148,7 +160,11 @@ TABLES = {
         )
         for task, label in (("smooth", "smoothing"), ("filter", "filtering"))
     },
+    "ball-models-r2-smooth": Table("bouncing-ball-table", "r2/{column}/smooth/{row}", "R², smoothed", BALLS, PLACES),
     "ball-models-r2": Table("bouncing-ball-table", "r2/{column}/filter/{row}", "R², filtered", BALLS, PLACES),
+    "ball-models-coverage": Table(
+        "bouncing-ball-table", "coverage-90/x/open-loop/{column}/{row}", "x inside 90 % interval, steps ahead", BALLS
+    ),
     "ball-models-ahead": Table(
         "bouncing-ball-table", "mse/open-loop/{column}/{row}", "squared error of a pixel, steps ahead", BALLS
     ),

@@ -8,7 +8,18 @@ import torch
 from reverie.envs.dataset import Dataset
 from reverie.envs.rollouts import collect
 from reverie.scripts.cli import main
-from reverie.world_models import GRU, SRNN, GRUConfig, SRNNConfig
+from reverie.world_models import (
+    AERNN,
+    DVBF,
+    GRU,
+    SRNN,
+    AERNNConfig,
+    CodeRNN,
+    CodeRNNConfig,
+    DVBFConfig,
+    GRUConfig,
+    SRNNConfig,
+)
 from reverie.world_models.batch import Batch
 from reverie.world_models.sequential import LSTMRecurrence, Recurrence, SequentialModel
 from reverie.world_models.training import TrainingConfig, fit, read_history, seeded, validate
@@ -21,9 +32,12 @@ from world_model_contract import seeded as generator
 FILTERS = {name: make for name, make in MODELS.items() if name not in ("srnn", "dmm", "dvbf")} | {
     "srnn-filt": lambda: srnn(inference="filtering"),
     "srnn-filt-frames": lambda: srnn(inference="filtering", inputs="frames"),
+    "dvbf-filt": lambda: build(DVBF, DVBFConfig(**GAUSSIAN, num_systems=3, inference="filtering")),
     "gru": lambda: build(GRU, GRUConfig(**FRAMES, h_dim=3)),
+    "ae-rnn": lambda: build(AERNN, AERNNConfig(**FRAMES, code_dim=2, h_dim=3)),
+    "code-rnn": lambda: build(CodeRNN, CodeRNNConfig(**GAUSSIAN, h_dim=3)),
 }
-SMOOTHERS = {name: MODELS[name] for name in ("srnn", "dmm")} | {
+SMOOTHERS = {name: MODELS[name] for name in ("srnn", "dmm", "dvbf")} | {
     "srnn-both": lambda: srnn(inputs="both", residual=False)
 }
 CONFIG = TrainingConfig(epochs=2, batch_size=3, learning_rate=1e-2, save_minutes=0.0, carry_state=True)

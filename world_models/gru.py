@@ -7,6 +7,9 @@ There is no latent variable, so the likelihood is exact: the "ELBO" is log p(x_t
 variance. A state after `update` still decodes to what was predicted for its step; the frame enters the next step.
 Entries of a frame are independent given the past, which is what the stochastic models improve on. A frame that is
 missing, in imagination too, is replaced by a draw (or the mean) of the prediction, and the likelihood becomes a bound.
+
+The "RNN" of the tables of Fraccaro et al. 2016 and 2018. Deviations: a GRU or LSTM (Cho et al. 2014; Hochreiter &
+Schmidhuber 1997) for the simple recurrence; networks before and behind it; controls.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ it is expected is a Kalman filter's to say, which a recurrent network may at mos
 What a step's gradient hands to the step before can be bounded (`gradient_limit`), a bias for a variance.
 Objects may hide each other (`rendering="over"`). Discovery takes its first looks where nothing explains the frame.
 Glimpses may say where the frame ends (`sees_edge`): of what comes in, a part shows, and its window lies mostly outside.
-What leaves it may end there (`ends_outside`). How likely objects are to stay is learned with the posterior held fixed.
+What leaves it may end there (`ends_outside`). Discrete choices: the prior's odds of staying enter the posterior's as
+numbers without a gradient (`propagation.py`), a bias for a variance, too. And where a place decides by a threshold (the
+end of a window outside, the cell that discovery looks at first), its gradient knows nothing of the threshold.
 Windows are cut into pieces that grow, and theta falls, in the course of training; at first objects only appear where a
 piece begins, and stay; what others leave (`attends`) is looked at in the end. This curriculum is the loss's alone:
 bounds of particles (iwae-K, fivo-K), for training, too, are those of the finished model, with theta of the end, whole

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+EDGE = 1.5  # no centre is expected further outside than this, in units of half the frame's side
 _OPTIONS = {
     "background": ("black", "image"),
     "rendering": ("over", "add"),
@@ -50,7 +51,8 @@ class APDRConfig:
     what ends there."""
     ends_outside: bool = False
     """Whether objects end where they leave the frame: survival has next to no probability where a window is expected
-    wholly outside. Without it they may stay there for good, and take the slots of others."""
+    wholly outside. Without it they may stay there for good, and take the slots of others. Needs `largest` of at
+    most .5: centres are expected at most a quarter of a frame outside, where larger windows reach into it."""
     margin: float = 1.6
     """How much larger than the object expected the window is in which propagation takes its first look."""
     frame_std: float = 0.15
@@ -124,6 +126,11 @@ class APDRConfig:
             raise ValueError(
                 f"{name} needs smallest < first_window < largest, found {self.smallest}, {self.first_window} and "
                 f"{self.largest}"
+            )
+        if self.ends_outside and self.largest > EDGE - 1:
+            raise ValueError(
+                f"{name}.ends_outside needs largest of at most {EDGE - 1:g}, found {self.largest}: centres are "
+                "expected at most a quarter of a frame outside, so that a larger window never lies wholly there"
             )
         for field in ("settled", "remainder_from"):
             if not 0 <= getattr(self, field) <= 1:

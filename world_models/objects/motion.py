@@ -19,10 +19,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .config import EDGE
 from .scene import Scene
 from .steps import MIN_STD
 
-EDGE = 1.5  # an object is expected no further outside than this, in units of half the frame's side
 UNKNOWN = 1.0  # variance of the place of what has just appeared
 RATE = 5.0  # by so much faster than others these few parameters are learned
 

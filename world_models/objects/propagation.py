@@ -8,10 +8,13 @@
                    changed by tanh g(h_t^{p,i}), in units of half the frame's side
 
     h^{P,i} = GRU([glimpse of x_t where object i is expected, what_{t-1}^i, draws of object i - 1], h^{P,i-1})
-    q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's; the prior's odds count as numbers there, and
-                                   learn with the posterior held fixed (unless relaxed): the score function's noise
-                                   would drown what they learn from
-    q(what_t^i)                    given h^{P,i} and the glimpse of x_t at where_t^i
+    q(presence_t^i), q(where_t^i)  given h^{P,i}, relative to the prior's (with `propagate_around="last"` places to the
+                                   last one); the prior's odds count as numbers there, unless relaxed: they, and what
+                                   earlier draws do to them, learn with the posterior held fixed, as the score
+                                   function's noise would drown what they learn from
+    q(what_t^i)                    given h^{P,i} and the glimpse of x_t at where_t^i; relative to the prior's, or
+                                   (`appearance="gated"`) by gates between that, the last one and what is seen
+With `glimpse_mask` what_{t-1}^i decides which pixels of the first glimpse count.
 
 The weights are one for all objects, which are visited in the order of their births; h^{P,0} is a function of the
 scene's h_{t-1}^q. This chain is sequential by definition; it is a small recurrence, as all first glimpses are read and
