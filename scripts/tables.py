@@ -64,7 +64,9 @@ TRACKING = {
     "count_accuracy": "frames with the right count",
     "idf1": "IDF1",
     "mota": "MOTA",
+    "motp": "distance of matched centres, pixels",
     "id_switches_per_sequence": "identities switched, per sequence",
+    "mse": "squared error of a pixel, filtered",
     "restarts_ok": "share of starts with count .95, IDF1 .9",
 }
 METHODS = {"iwae": "IWAE", "aesmc": "AESMC", "alt": "alternating"}

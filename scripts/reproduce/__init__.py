@@ -61,7 +61,7 @@ EXPERIMENTS = {
     ),
     "bound-gaps": Entry(
         "reverie.scripts.reproduce.bound_gaps",
-        "ten models where the evidence is exact: what each bound leaves open, by particles",
+        "twelve models where the evidence is exact: what each bound leaves open, by particles",
         "30 min",
         "bound-gaps",
     ),

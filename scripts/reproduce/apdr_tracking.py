@@ -7,7 +7,8 @@
   mse              of the frames as the filter sees them
   position/H       distance in pixels of predicted from true centres, H steps after the last frame seen; beside it what
                    is trivial: position/H/still, the last true place, and position/H/coasting, the model's own last two
-                   places continued at constant velocity
+                   places continued at constant velocity; all of pairs that the mean prediction still has, which is
+                   kept/H, a share
   alive/H          share of sampled futures in which an object that was seen is still there H steps later, beside that
                    of true objects, alive/H/true
   mse/H            of predicted frames
@@ -51,7 +52,7 @@ SAMPLED = 20  # the stream of random numbers of sampled futures
 GOOD_COUNT, GOOD_IDF1 = 0.95, 0.9
 AHEAD = {
     "position/{}": "error", "position/{}/still": "error_still", "position/{}/coasting": "error_coasting",
-    "alive/{}": "alive", "alive/{}/true": "alive_true",
+    "kept/{}": "kept", "alive/{}": "alive", "alive/{}/true": "alive_true",
 }  # fmt: skip
 
 
