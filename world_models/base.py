@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .batch import Batch, Spaces
+from .batch import Batch, Spaces, observed_of
 from .inference.problem import is_concrete
 from .state import State
 
@@ -183,7 +183,7 @@ class WorldModel(nn.Module, ABC):
         batch_shape, length = check_sequence(
             self.spaces, frames, actions, dtype=self.dtype, mask=mask, valid=valid, is_first=is_first
         )
-        observed = valid if mask is None else mask if valid is None else mask & valid
+        observed = observed_of(mask, valid)
         states: list[State] = []
         for t in range(length):
             fresh = None

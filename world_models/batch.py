@@ -89,6 +89,13 @@ class Spaces:
         return actions
 
 
+def observed_of(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
+    """(*batch, T) bool, frames that exist and are seen; None where nothing says that any is not."""
+    if mask is None or valid is None:
+        return mask if valid is None else valid
+    return mask & valid
+
+
 @dataclass(frozen=True)
 class Batch:
     """Windows (*batch, T): `actions[..., t, :]`, `rewards[..., t]` and `terminated[..., t]` led to `frames[..., t]`.

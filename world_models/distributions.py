@@ -1,4 +1,5 @@
-"""Distributions: drawing with a generator, which `torch.distributions` cannot do, and the frame likelihoods."""
+"""Distributions: drawing with a generator, which `torch.distributions` cannot do, and the likelihoods of
+frames, rewards and episodes' ends."""
 
 from __future__ import annotations
 
@@ -13,6 +14,11 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
 )
+from torch.nn import functional
+
+from .batch import Batch, Spaces
+
+MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
 
 
 def draw(distribution: Distribution, generator: torch.Generator | None = None) -> Tensor:
@@ -65,6 +71,26 @@ def bernoulli_frames(logits: Tensor, event_rank: int) -> Distribution:
 def gaussian_frames(mean: Tensor, std: Tensor, event_rank: int) -> Distribution:
     """Independent Gaussian pixels."""
     return Independent(Normal(mean, std.expand_as(mean), validate_args=False), event_rank, validate_args=False)
+
+
+def head_terms(batch: Batch, spaces: Spaces, reward: Tensor, continue_logits: Tensor) -> dict[str, Tensor]:
+    """Log-likelihoods (*batch, T) of rewards and of whether episodes go on, less constants.
+
+    Args:
+        batch: of windows.
+        spaces: with the rewards' units.
+        reward: (*batch, T) standardised expected rewards.
+        continue_logits: (*batch, T) log-odds that the episode goes on.
+    """
+    target = (batch.rewards - spaces.reward_mean) / spaces.reward_std
+    goes_on = -functional.binary_cross_entropy_with_logits(
+        continue_logits, (~batch.terminated).to(continue_logits.dtype), reduction="none"
+    )
+    earned = batch.valid & ~batch.is_first  # the reward of a first frame was not earned by its action
+    return {
+        "reward": torch.where(earned, -0.5 * (reward - target).square(), 0.0),
+        "continue": torch.where(batch.valid, goes_on, 0.0),
+    }
 
 
 def drawn_beside(

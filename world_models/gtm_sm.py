@@ -59,7 +59,7 @@ from torch.nn import functional
 from .base import Loss, WorldModel, check_batch, check_step
 from .batch import Batch, Spaces
 from .capabilities import Location, Places
-from .distributions import bernoulli_frames, gaussian_frames, normal_like
+from .distributions import MIN_FRAME_STD, bernoulli_frames, gaussian_frames, normal_like
 from .gtm_checks import check_action, check_actions, without_ignored
 from .gtm_config import GTMSMConfig
 from .gtm_landmarks import Landmarks, view_distance
@@ -78,8 +78,6 @@ from .gtm_walk import walk
 from .networks import ConvEncoder, MLPDecoder, MLPEncoder, SubpixelDecoder, apply_flat
 from .spatial_memory import SpatialMemory
 from .state import State, event, nested
-
-MIN_FRAME_STD = 0.5 / 255  # half a grey level
 
 
 @dataclass(frozen=True)

@@ -41,20 +41,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional
 
 from .base import Loss, WorldModel, check_batch, check_sequence, check_step
-from .batch import Batch, Spaces
+from .batch import Batch, Spaces, observed_of
 from .capabilities import LinearGaussianPath, Proposal
-from .distributions import bernoulli_frames, gaussian_frames, normal_like
+from .distributions import MIN_FRAME_STD, bernoulli_frames, gaussian_frames, head_terms, normal_like
 from .dynamics_parameters import dynamics_parameters
 from .inference import linear_gaussian as lgssm
 from .inference.reference import LOG_2PI, apply, condition, predict
 from .kvae_config import KVAEConfig
 from .networks import ConvEncoder, MLPDecoder, MLPEncoder, PredictionHeads, SubpixelDecoder, apply_flat
 from .state import State, event
-
-MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
 
 
 @dataclass(frozen=True)
@@ -213,7 +210,7 @@ class KVAE(WorldModel):
                 frames, actions, mask=mask, valid=valid, is_first=is_first, state=state, sample=sample,
                 generator=generator,
             )  # fmt: skip
-        a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
+        a = self._draw_codes(self._hide(frames, observed_of(mask, valid)), sample, generator)[0]
         return self._trace(a, actions, mask, valid, is_first, sample, generator).states
 
     def smooth(
@@ -221,7 +218,7 @@ class KVAE(WorldModel):
     ) -> KVAEState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
         check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
-        a = self._draw_codes(self._hide(frames, _combine(mask, valid)), sample, generator)[0]
+        a = self._draw_codes(self._hide(frames, observed_of(mask, valid)), sample, generator)[0]
         trace = self._trace(a, actions, mask, valid, is_first, sample, generator)
         smoothed = lgssm.smooth(trace.filtered, trace.A, trace.Q)
         states = trace.states
@@ -254,7 +251,7 @@ class KVAE(WorldModel):
         be `simulated`: then it counts as seen, with no evidence."""
         batch_shape, length = a.shape[:-2], a.shape[-2]
         everywhere = torch.ones(a.shape[:-1], dtype=torch.bool, device=a.device)
-        observed = everywhere if (both := _combine(mask, valid)) is None else both
+        observed = everywhere if (both := observed_of(mask, valid)) is None else both
         steps, state = [], None
         eye, still = torch.eye(self.config.z_dim, dtype=a.dtype, device=a.device), torch.zeros_like(self.Q)
         for t in range(length):
@@ -332,15 +329,8 @@ class KVAE(WorldModel):
 
     def _head_terms(self, batch: Batch, states: KVAEState) -> dict[str, Tensor]:
         features = self._features(states).detach()
-        target = (batch.rewards - self.spaces.reward_mean) / self.spaces.reward_std
-        reward = -0.5 * (self.heads.reward(features, batch.actions) - target).square()
-        logits = self.heads.continue_logits(features)
-        goes_on = -functional.binary_cross_entropy_with_logits(
-            logits, (~batch.terminated).to(logits.dtype), reduction="none"
-        )
-        # The reward of a first frame was not earned by its action.
-        earned = batch.valid & ~batch.is_first
-        return {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
+        reward, logits = self.heads.reward(features, batch.actions), self.heads.continue_logits(features)
+        return head_terms(batch, self.spaces, reward, logits)
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
         modules = (self.encoder, self.code_mean, self.code_variance)
@@ -388,7 +378,7 @@ class KVAE(WorldModel):
 
     def encode_context(self, frames, actions, mask, valid, is_first=None) -> Tensor:
         """Mean and deviation of q(a_t | x_t), (*batch, T, 2 a): particles share what does not differ between them."""
-        return torch.cat(self.posterior_code(self._hide(frames, _combine(mask, valid))), -1)
+        return torch.cat(self.posterior_code(self._hide(frames, observed_of(mask, valid))), -1)
 
     def propose(self, predicted, frame, context_t, *, mask=None, generator=None) -> Proposal:
         """a_t ~ q(a_t | x_t) with z integrated out: weight p(x_t | a_t) p(a_t | a_{<t}) / q(a_t | x_t).
@@ -407,13 +397,6 @@ class KVAE(WorldModel):
             state = state.where(mask, self._condition(predicted, self._imputed_code(predicted, True, generator)))
             log_weight = torch.where(mask, log_weight, 0.0)
         return Proposal(state, log_weight)
-
-
-def _combine(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
-    """Frames that are seen, or None where all are."""
-    if mask is None or valid is None:
-        return mask if valid is None else valid
-    return mask & valid
 
 
 def _complete(mask: Tensor | None, valid: Tensor | None, is_first: Tensor | None) -> bool:

@@ -28,12 +28,11 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, MultivariateNormal
-from torch.nn import functional
 
 from .base import Loss, WorldModel, check_batch, check_sequence, check_step
 from .batch import Batch, Spaces
 from .capabilities import LinearGaussianPath, Proposal
-from .distributions import normal_like
+from .distributions import head_terms, normal_like
 from .inference import linear_gaussian as inference
 from .inference.reference import LOG_2PI, apply, condition, factor, hide, predict, symmetrise
 from .state import State, event
@@ -275,13 +274,8 @@ class LGSSM(WorldModel):
         num_observed = batch.observed.sum()
         filtered, _, _ = self._filter(batch.frames, batch.actions, batch.mask, batch.valid, batch.is_first, None)
         belief = LGSSMState(filtered.mean, filtered.cov).detach()
-        target = (batch.rewards - self.spaces.reward_mean) / self.spaces.reward_std
-        reward = -0.5 * (self._standard_reward(belief, batch.actions) - target).square()
-        goes_on = -functional.binary_cross_entropy_with_logits(
-            self._continue_logits(belief), (~batch.terminated).to(belief.mean.dtype), reduction="none"
-        )
-        earned = batch.valid & ~batch.is_first  # the reward of a first frame was not earned by its action
-        heads = {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
+        reward, logits = self._standard_reward(belief, batch.actions), self._continue_logits(belief)
+        heads = head_terms(batch, self.spaces, reward, logits)
         evidence = filtered.log_evidence
         total = -evidence.sum() / num_observed - sum(term.sum() for term in heads.values()) / batch.valid.sum()
         with torch.no_grad():

@@ -50,7 +50,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..base import Loss, WorldModel, check_batch, check_step
-from ..batch import Batch, Spaces
+from ..batch import Batch, Spaces, observed_of
 from ..capabilities import Objects, Proposal
 from ..distributions import normal_like
 from ..inference.discrete import vimco, with_gradient_of
@@ -124,7 +124,7 @@ class APDR(WorldModel):
 
     def encode_context(self, frames, actions, mask, valid, is_first=None) -> Glance:
         """Discovery's maps of every frame, leaves (*batch, T, ...); the posterior filters, so of each by itself."""
-        observed = mask if valid is None else valid if mask is None else mask & valid
+        observed = observed_of(mask, valid)
         return Glance(self.discovery.glance(_hidden(frames, observed), self.renderer.background))
 
     def _take(

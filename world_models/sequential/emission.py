@@ -15,11 +15,9 @@ from torch.distributions import Categorical, Distribution, Independent, MixtureS
 from torch.nn import functional
 
 from ..batch import Spaces
-from ..distributions import bernoulli_frames, gaussian_frames
+from ..distributions import MIN_FRAME_STD, bernoulli_frames, gaussian_frames
 from ..networks import ConvEncoder, MLPDecoder, MLPEncoder, SubpixelDecoder, apply_flat
 from .config import FrameConfig
-
-MIN_FRAME_STD = 0.5 / 255  # half a grey level: noiseless 8-bit frames must not have unbounded density
 
 
 def frame_encoder(config: FrameConfig, spaces: Spaces) -> nn.Module:

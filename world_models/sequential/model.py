@@ -28,12 +28,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.nn import functional
 
 from ..base import Loss, WorldModel, check_batch, check_sequence, check_step
-from ..batch import Batch, Spaces
+from ..batch import Batch, Spaces, observed_of
 from ..capabilities import Proposal
-from ..distributions import draw, drawn_beside, normal_like
+from ..distributions import draw, drawn_beside, head_terms, normal_like
 from ..inference.problem import is_concrete
 from ..networks import PredictionHeads, apply_flat
 from ..state import State, event
@@ -286,7 +285,7 @@ class SequentialModel(WorldModel):
     ) -> LatentState:
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
         check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
-        observed = _both(mask, valid)
+        observed = observed_of(mask, valid)
         return self._run(
             self._glimpse(frames, observed), actions, observed, valid, is_first, state, sample, generator
         )  # fmt: skip
@@ -297,7 +296,7 @@ class SequentialModel(WorldModel):
         flags = {"mask": mask, "valid": valid, "is_first": is_first}
         check_sequence(self.spaces, frames, actions, dtype=self.dtype, **flags)
         glimpses = self._encode(frames, actions, mask, valid, is_first, None)
-        return self._run(glimpses, actions, _both(mask, valid), valid, is_first, None, sample, generator)
+        return self._run(glimpses, actions, observed_of(mask, valid), valid, is_first, None, sample, generator)
 
     def _run(self, glimpses, actions, observed, valid, is_first, state, sample, generator) -> LatentState:
         """The loop of `WorldModel.observe` over frames that are encoded already."""
@@ -327,7 +326,7 @@ class SequentialModel(WorldModel):
 
     def _encode(self, frames, actions, mask, valid, is_first, state) -> Glimpse:
         """`encode_context` of frames that come after `state`."""
-        glimpses = self._glimpse(frames, _both(mask, valid))
+        glimpses = self._glimpse(frames, observed_of(mask, valid))
         if not self.smooths:
             return glimpses
         known = glimpses.informed
@@ -360,7 +359,7 @@ class SequentialModel(WorldModel):
         check_batch(self.spaces, batch, dtype=self.dtype)
         flags, count = _needed(batch, state is not None), batch.observed.sum()
         glimpses = self._encode(batch.frames, batch.actions, *flags, state)
-        observed = _both(*flags[:2])
+        observed = observed_of(*flags[:2])
         given = glimpses.detach() if self.codes_are_given else glimpses
         states = self._run(given, batch.actions, observed, flags[1], flags[2], state, True, generator)
         bound, extra = self.objective(states, batch.frames, observed, glimpses)
@@ -384,14 +383,8 @@ class SequentialModel(WorldModel):
 
     def _head_terms(self, batch: Batch, states: LatentState) -> dict[str, Tensor]:
         features = self.features(states if self.heads_shape_state else states.detach())
-        target = (batch.rewards - self.spaces.reward_mean) / self.spaces.reward_std
-        reward = -0.5 * (self.heads.reward(features, batch.actions) - target).square()
-        logits = self.heads.continue_logits(features)
-        goes_on = -functional.binary_cross_entropy_with_logits(
-            logits, (~batch.terminated).to(logits.dtype), reduction="none"
-        )
-        earned = batch.valid & ~batch.is_first  # the reward of a first frame was not earned by its action
-        return {"reward": torch.where(earned, reward, 0.0), "continue": torch.where(batch.valid, goes_on, 0.0)}
+        reward, logits = self.heads.reward(features, batch.actions), self.heads.continue_logits(features)
+        return head_terms(batch, self.spaces, reward, logits)
 
     def parameter_groups(self, progress: float) -> list[dict[str, Any]]:
         parts: dict[str, list[nn.Parameter]] = {"generative": [], "proposal": [], "shared": [], "heads": []}
@@ -431,13 +424,6 @@ def gaussian_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor
 def gaussian_log_prob(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log N(z; mean, std^2) summed over the last axis, in nats."""
     return (-0.5 * ((z - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
-def _both(mask: Tensor | None, valid: Tensor | None) -> Tensor | None:
-    """Frames that are seen, or None where all are."""
-    if mask is None or valid is None:
-        return mask if valid is None else valid
-    return mask & valid
 
 
 def _needed(batch: Batch, goes_on: bool) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
