@@ -308,13 +308,16 @@ TABLES = {
         )
         for name, size, horizons in (("balls", 32, ("1", "5", "10")), ("digits", 50, ("1", "3", "5")))
     },
-    "apdr-balls-alive": Table(
-        "apdr-balls",
-        "alive/{row}",
-        "share of balls still there, frames ahead",
-        {"1": "1", "5": "5", "10": "10"},
-        beside=("true",),
-    ),
+    **{
+        f"apdr-{name}-alive": Table(
+            f"apdr-{name}",
+            "alive/{row}",
+            f"share of {name} still there, frames ahead",
+            {h: h for h in horizons},
+            beside=("true",),
+        )
+        for name, horizons in (("balls", ("1", "5", "10")), ("digits", ("1", "3", "5")))
+    },
     "apdr-digits-number": Table(
         "apdr-digits",
         "{column}/most-{row}",

@@ -202,6 +202,7 @@ def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, t
     experiment.main(args)
     result = json.loads(args.json.read_text())
     assert str(tmp_path) not in args.json.read_text() and result["config"]["data"] == "data"
+    assert "stages" not in result["config"]
     arrays, path = music_arrays(), folder / FILES["JSB"]
     np.savez(path, **arrays | {"u_test": 1 - arrays["u_test"]})
     with pytest.raises(ValueError, match=r"JSB-gru-0\.json was measured with other settings \(test\)"):

@@ -37,7 +37,7 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     balls.main(args)
     metrics = json.loads(args.json.read_text())["metrics"]
-    ahead = ("position/5", "position/5/still", "position/5/coasting", "alive/10", "alive/10/true", "mse/1")
+    ahead = ("position/5", "position/5/still", "position/5/coasting", "kept/5", "alive/10", "alive/10/true", "mse/1")
     for key in ("count_accuracy", "mota", "idf1", "id_switches", "mse", *ahead):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
@@ -52,7 +52,8 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     ):  # fmt: skip
         balls.main(replace(args, stages=("data",), **others))
         assert f"no result is written: {stage} in" in capsys.readouterr().err
-    assert json.loads(args.json.read_text())["config"]["seeds"] == [0, 1]
+    config = json.loads(args.json.read_text())["config"]
+    assert config["seeds"] == [0, 1] and "stages" not in config, "the result has those of earlier calls, too"
     with pytest.raises(ValueError, match="already holds a run"):
         balls.main(replace(args, resume=False))
 

@@ -203,7 +203,8 @@ class Experiment:
     ) -> None:
         """Write the result file of everything measured so far; for development only where a file was named.
 
-        `metrics` replaces those that were stored, where keys are put together from several stages.
+        `metrics` replaces those that were stored, where keys are put together from several stages. Of which stages the
+        last call consists is left out, as the result has those of earlier calls, too.
         """
         if self.args.validate and self.args.json is None:
             return
@@ -211,10 +212,11 @@ class Experiment:
         if metrics is None:
             metrics = {key: value for found in stored for key, value in found["metrics"].items()}
         path = self.args.json or result_path(self.name)
+        asked = {key: value for key, value in _plain(self.args).items() if key != "stages"}
         write_result(
             path, name=self.name + "-validation" * self.args.validate, command=whole_command(sys.argv[1:]),
             config=without_places(
-                _plain(self.args) | {"split": self.split} | (self._trained() if self.trains else {}) | dict(config)
+                asked | {"split": self.split} | (self._trained() if self.trains else {}) | dict(config)
             ),
             metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
             device=self.args.device,
