@@ -74,7 +74,7 @@ EXPERIMENTS = {
     "discrete-gradients": Entry(
         "reverie.scripts.reproduce.discrete_gradients",
         "estimators for discrete variables: bias, variance, cost, final loss",
-        "2 h",
+        "30 min",
         "discrete-gradients",
     ),
     "polyphonic-music": Entry(
