@@ -16,8 +16,8 @@ CONFIG = AIRConfig(
 def trained():
     """The first of up to five starts that has learned, by other frames than those of the tests.
 
-    AIR is inconsistent: of six starts, of which three each differ by a millionth of their weights alone, two count .7 of
-    the frames right and four .99 or more, so that what a start does depends on the machine.
+    AIR is inconsistent: of six starts, of which three each differ by a millionth of their weights alone, two count .7
+    of the frames right and four .99 or more, so that what a start does depends on the machine.
     """
     for start in (0, 2, 1, 3, 4):
         rng = np.random.default_rng(start)
