@@ -61,7 +61,6 @@ def learn(model, frames, rng, *, updates, size):
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["iwae", "elbo"])
 def test_it_learns_to_count_and_to_follow(objective):
-    """By the IWAE bound as well from starts 0 and 2; by the ELBO these still find everybody anew in each frame."""
     rng = np.random.default_rng(1)
     frames, _ = squares(rng, 400, 6)
     torch.manual_seed(1)

@@ -52,7 +52,8 @@ def test_every_table_is_shown_somewhere():
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_table_has_a_column_of_numbers(path):
     for _, name, shown, _ in readme.MARKED.findall(path.read_text()):
-        assert re.search(r"\| -?[\d.,]+", shown) or shown == readme.NOTHING, f"{path.name}: {name}"
+        cells = [line.split("|", 2)[2] for line in shown.splitlines()[2:] if line.startswith("|")]
+        assert any(map(re.compile(r"\d").search, cells)) or shown == readme.NOTHING, f"{path.name}: {name}"
 
 
 def test_labels_may_have_slashes():

@@ -8,8 +8,8 @@ variance. A state after `update` still decodes to what was predicted for its ste
 Entries of a frame are independent given the past, which is what the stochastic models improve on. A frame that is
 missing, in imagination too, is replaced by a draw (or the mean) of the prediction, and the likelihood becomes a bound.
 
-The "RNN" of the tables of Fraccaro et al. 2016 and 2018. Deviations: a GRU or LSTM (Cho et al. 2014; Hochreiter &
-Schmidhuber 1997) for the simple recurrence; networks before and behind it; controls.
+No paper's model: a GRU (Cho et al. 2014) or LSTM (Hochreiter & Schmidhuber 1997) between an encoder and a decoder, with
+controls. It stands where the tables of Fraccaro et al. 2016 and 2018 have an RNN, whose figures are quoted beside it.
 """
 
 from __future__ import annotations

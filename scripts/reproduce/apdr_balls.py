@@ -3,8 +3,7 @@
 Up to three balls in two layers, no task and no effect of actions. The balls of the test are never seen in training.
 What is measured, see `apdr_tracking.py`.
 
-A ball is paid for once, where it appears, with 23 nats. What else was chosen on validation, and why, stands in
-docs/experiments.md.
+A ball is paid for once, where it appears, with 23 nats. What else it took stands in docs/experiments.md.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from .. import ui
 from ..results import result_path, write_atomically, write_result
-from .pieces import whole_command, without_places
+from .pieces import whole_command, whole_config
 from .training_runs import epochs_within, kept_epochs, newest_checkpoint, train_run, use_device
 
 
@@ -204,7 +204,7 @@ class Experiment:
         """Write the result file of everything measured so far; for development only where a file was named.
 
         `metrics` replaces those that were stored, where keys are put together from several stages. Of which stages the
-        last call consists is left out, as the result has those of earlier calls, too.
+        last call consists is left out (`whole_config`).
         """
         if self.args.validate and self.args.json is None:
             return
@@ -212,11 +212,10 @@ class Experiment:
         if metrics is None:
             metrics = {key: value for found in stored for key, value in found["metrics"].items()}
         path = self.args.json or result_path(self.name)
-        asked = {key: value for key, value in _plain(self.args).items() if key != "stages"}
         write_result(
             path, name=self.name + "-validation" * self.args.validate, command=whole_command(sys.argv[1:]),
-            config=without_places(
-                asked | {"split": self.split} | (self._trained() if self.trains else {}) | dict(config)
+            config=whole_config(
+                _plain(self.args) | {"split": self.split} | (self._trained() if self.trains else {}) | dict(config)
             ),
             metrics=metrics, references=references, seconds=sum(found["seconds"] for found in stored),
             device=self.args.device,

@@ -80,6 +80,11 @@ def whole_command(arguments: Sequence[str]) -> str:
     return " ".join(["reverie", *kept])
 
 
+def whole_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options without the choice of stages and without places, as `whole_command` is."""
+    return without_places({key: value for key, value in options.items() if key != "stages"})
+
+
 def without_places(config: Any) -> Any:
     """A configuration of mappings and sequences, in which absolute paths are their last names."""
     if isinstance(config, Mapping):

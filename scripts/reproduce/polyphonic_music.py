@@ -45,7 +45,7 @@ from reverie.world_models.training import TrainingConfig
 from .. import ui
 from ..polyphonic import FILES, NOTES, STREAMS, Music, Pianorolls, read_music
 from ..results import result_path, write_result
-from .pieces import measure_once, whole_command, with_settings, without_places
+from .pieces import measure_once, whole_command, whole_config, with_settings
 from .training_runs import fingerprint, has_settings, train_run, training_seconds, use_device, weights_of
 
 SETS = tuple(FILES)
@@ -266,10 +266,9 @@ def report(args: Args) -> None:
     metrics = collected({run: piece["metrics"] for run, piece in found.items()}, args.seeds[0])
     rows = [(key, sum(values) / len(values), len(values)) for key, values in metrics.items() if key[0].isupper()]
     ui.table(("test bound, nats per step", "mean", "seeds"), rows, title="polyphonic-music")
-    asked = {key: value for key, value in asdict(args).items() if key != "stages"}  # others came before
     write_result(
         args.json, name="polyphonic-music", command=whole_command(sys.argv[1:]),
-        config=without_places(asked) | {"dropout by set": DROPOUT}, metrics=metrics, references=REFERENCES,
+        config=whole_config(asdict(args)) | {"dropout by set": DROPOUT}, metrics=metrics, references=REFERENCES,
         seconds=sum(piece["seconds"] + training_seconds(run.folder(args)) for run, piece in found.items()),
         device=args.device,
     )  # fmt: skip
