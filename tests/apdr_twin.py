@@ -73,9 +73,10 @@ def window(config, where):
     return windows_of(where, config.smallest, config.largest)
 
 
-def outside(config, where):
+def share_inside(config, where):
     left, top, right, bottom = boxes_of(window(config, where), (50, 50)).tolist()
-    return right <= 0 or bottom <= 0 or left >= 50 or top >= 50
+    across, down = min(right, 50) - max(left, 0), min(bottom, 50) - max(top, 0)
+    return max(across, 0) * max(down, 0) / ((right - left) * (bottom - top))
 
 
 def paths(num_slots, steps):
@@ -131,7 +132,7 @@ def weigh(model, frames, actions, path):
             if config.motion == "steered":
                 turn[2:] = out[1 + 2 * d :].tanh()
             p_where, velocity, cov = moved_on(model.transition.motion, thing, action, turn)
-            gone = config.ends_outside and outside(config, p_where.mean)
+            gone = config.ends_outside is not None and share_inside(config, p_where.mean) <= config.ends_outside
             p_stay = Bernoulli(logits=torch.tensor(-40.0).double() if gone else out[0])
             number_expected = number_expected + p_stay.probs
 

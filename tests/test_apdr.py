@@ -81,7 +81,7 @@ def slopes_of(value, parameters):
     return torch.cat([g.flatten() for g in filled])
 
 
-BALLS = {"attends": "remainder", "sees_edge": True, "ends_outside": True}  # as apdr-balls
+BALLS = {"attends": "remainder", "sees_edge": True, "ends_outside": 0.1}  # as apdr-balls
 DIGITS = {"attends": "remainder", "motion": "steered", "rendering": "add"}
 OURS = [{}, *({name: value} for name, value in (BALLS | DIGITS).items()), BALLS, DIGITS]
 OPTIONS = [*OURS, *({name: value} for name, value in SQAIR.items()), SQAIR]
@@ -135,21 +135,21 @@ def one_object(model, place, speed):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("ends", [True, False])
+@pytest.mark.parametrize("ends", [0.0, 0.2, None])
 def test_who_leaves_the_frame_ends(ends):
-    """When his window is expected wholly outside, and not before; without the option, never."""
+    """When so much of his window is expected inside, and not before; without the option, never."""
     model = make_model(replace(SMALL, ends_outside=ends, ratio=1e-30))
     model.transition.head[-1].bias.data[0] = 50.0  # no other end
     place, speed = torch.tensor([0.1, 0.2, 0.5, 0.4]).double(), torch.tensor([0.0, 0.0, 0.2, 0.0]).double()
     state, inside = one_object(model, place, speed), []
     for _ in range(6):
         predicted = model.predict(state, torch.zeros(1, 1).double(), sample=False)
-        inside.append(not twin.outside(model.config, predicted.place[0, 0]))
+        inside.append(twin.share_inside(model.config, predicted.place[0, 0]))
         state = model.update(predicted, sample=False)
-        assert bool(state.present[0, 0]) == (inside[-1] or not ends)
+        assert bool(state.present[0, 0]) == (ends is None or inside[-1] > ends)
         if not state.present[0, 0]:
             break
-    assert inside[:2] == [True, True] and not inside[-1]
+    assert min(inside[:2]) > 0.2 and (inside[-1] > 0) == (ends == 0.2)
 
 
 def test_whom_nobody_sees_moves_on_as_he_did_and_is_pushed():
@@ -403,7 +403,9 @@ def test_mistakes_say_what_was_found():
         ({"first_window": 0.9}, "smallest < first_window < largest"),
         ({"margin": 0.5}, "margin must be at least 1"),
         ({"num_particles": 1}, "num_particles must be at least 2, found 1"),
-        ({"ends_outside": True, "largest": 0.6}, "ends_outside needs largest of at most 0.5, found 0.6"),
+        ({"ends_outside": 0.5}, r"ends_outside must be in \[0, .5\) or None, found 0.5"),
+        ({"ends_outside": 0.0, "largest": 0.6}, "ends_outside=0 needs largest of at most 0.5, found 0.6"),
+        ({"ends_outside": 0.1, "largest": 0.7}, "ends_outside=0.1 needs largest of at most 0.625, found 0.7"),
     ):
         with pytest.raises(ValueError, match=message):
             replace(SMALL, **wrong)

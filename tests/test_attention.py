@@ -119,7 +119,8 @@ def test_numbers_windows_and_boxes():
 
     windows = torch.tensor([[0.5, 0.2, 0.5, 0.8], [0.5, 0.2, 1.4, 0.0], [0.5, 0.2, -1.0, 1.1], [0.5, 0.2, 3.0, 0.0],
                             [0.5, 0.25, 0.0, -1.25], [0.5, 0.25, -1.5, 0.5], [2.0, 1.0, 0.0, 0.0]])  # fmt: skip
-    assert attention.outside(windows).tolist() == [False, False, False, True, True, True, False]
+    shares = torch.tensor([1.0, 0.1, 0.5 * 0.25, 0.0, 0.0, 0.0, 0.5])
+    torch.testing.assert_close(attention.share_inside(windows), shares)
 
 
 def test_encoder_and_decoder():

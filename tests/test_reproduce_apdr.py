@@ -14,7 +14,7 @@ from reverie.scripts.reproduce.apdr_measures import hidden_frames, met_frames
 from reverie.scripts.reproduce.component_tracker import Pace, components, relinked, track_components
 from reverie.scripts.true_objects import TrueObjects, as_seen, lives, true_tracks
 from reverie.world_models import AIRConfig, APDRConfig, Spaces, State, WorldModel
-from reverie.world_models.capabilities import Objects
+from reverie.world_models.capabilities import Objects, Proposal
 from reverie.world_models.checkpoints import load
 from reverie.world_models.evaluation.following import filtered_mse, follow, position_errors
 from reverie.world_models.evaluation.tracking import Tracks, tracking_metrics
@@ -38,7 +38,7 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     balls.main(args)
     metrics = json.loads(args.json.read_text())["metrics"]
     ahead = ("position/5", "position/5/still", "position/5/coasting", "kept/5", "alive/10", "alive/10/true", "mse/1")
-    for key in ("count_accuracy", "mota", "idf1", "id_switches", "mse", *ahead):
+    for key in ("count_accuracy", "mota", "idf1", "id_switches", "idf1/greedy", "mse", *ahead):
         assert len(metrics[key]["values"]) == 2, key
     assert {"restarts_ok", "count_accuracy/components", "idf1/components", "mota/components"} <= set(metrics)
     assert metrics["count_accuracy/seen"]["mean"] == 1 and metrics["mota/seen"]["mean"] > 0.9
@@ -48,7 +48,8 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     balls.main(replace(args, stages=("train",)))
     assert json.loads(args.json.read_text())["metrics"] == json.loads(before)["metrics"]
     for others, stage in (
-        ({"seeds": (0,)}, "evaluate"), ({"air_epochs": 2}, "air"), ({"air_learning_rate": 2e-3}, "air"),
+        ({"seeds": (0,)}, "evaluate"), ({"particles": 3}, "evaluate"), ({"air_epochs": 2}, "air"),
+        ({"air_learning_rate": 2e-3}, "air"),
     ):  # fmt: skip
         balls.main(replace(args, stages=("data",), **others))
         assert f"no result is written: {stage} in" in capsys.readouterr().err
@@ -331,6 +332,34 @@ def test_filtered_frames_are_compared_where_they_are_seen():
     data.arrays["mask"] = data.arrays["mask"].copy()
     data.arrays["mask"][1, 5:] = False
     assert filtered_mse(Shown(), data) == pytest.approx(0.01, rel=1e-3)
+
+
+class Guesser(Teller):
+    """Draws one of two numbers in the first frame, 8 more often; the frames after it deny that."""
+
+    def propose(self, predicted, frame, context_t, *, mask=None, generator=None):
+        told = self.update(predicted, frame)
+        first = predicted.ids == 0
+        drawn = torch.where(torch.rand(first.shape, generator=generator) < 0.6, 8, 7)
+        told = replace(told, ids=torch.where(first, drawn, predicted.ids))
+        return Proposal(told, torch.where(first | (told.ids == 7), 0.0, -50.0).squeeze(-1), 0.0)
+
+    def encode_context(self, frames, actions, mask, valid, is_first=None):
+        return None
+
+
+def test_of_particles_the_heaviest_speaks():
+    data = Line(speed=2.0)
+    drawn = torch.Generator().manual_seed(0)
+    found = follow(Guesser(), data, num_particles=32, generator=drawn)
+    assert all((tracks.ids[1:] == 7).all() for tracks in found)
+    np.testing.assert_allclose(found[1].boxes, data.arrays["boxes"][1])
+    alone = follow(Guesser(), data, num_particles=1, generator=drawn)
+    assert all(len(set(tracks.ids[:, 0])) == 1 for tracks in alone), "a guess that nobody contradicts stays"
+    with pytest.raises(ValueError, match="num_particles must be at least 1, found 0"):
+        follow(Guesser(), data, num_particles=0)
+    with pytest.raises(TypeError, match="need a model with `propose`"):
+        follow(Teller(), data, num_particles=2)
 
 
 def test_following_needs_objects():

@@ -129,7 +129,7 @@ CONTRACT: dict[str, dict[str, tuple[Any, Spaces]]] = {
             IMAGES,
         ),
         "ends-outside": (
-            APDRConfig(**OBJECTS | {"smallest": 0.2, "first_window": 0.3, "largest": 0.5}, ends_outside=True),
+            APDRConfig(**OBJECTS | {"smallest": 0.2, "first_window": 0.3, "largest": 0.5}, ends_outside=0.1),
             IMAGES,
         ),
     },

@@ -28,7 +28,7 @@ class Args(TrackingArgs):
     model: APDRConfig = field(
         default_factory=lambda: APDRConfig(
             what_dim=8, units=48, glimpse_size=8, glimpse_hidden=(64, 48), channels=(8, 8), num_particles=4,
-            objective="elbo", ratio=1e-10, attends="remainder", sees_edge=True, ends_outside=True,
+            objective="elbo", ratio=1e-10, attends="remainder", sees_edge=True, ends_outside=0.1,
             gradient_limit=1000.0,
         )
     )  # fmt: skip

@@ -16,7 +16,8 @@
 On the same sequences, under KEY/air, an AIR model of single frames whose objects are linked to the nearest that was
 found before (Hungarian matching of places, see `component_tracker.relinked`), and under KEY/components the floor:
 connected components with a Kalman filter. Under KEY/seen the ceiling: the truth, in which an object of which less than
-a pixel showed at the edge comes back as another.
+a pixel showed at the edge comes back as another. Under KEY/greedy the model again, without particles: what is most
+probable at each step; what is not about tracking (mse, and all that is ahead) starts from there, too.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from .experiment import Experiment, Options, Source, by_key, mean
 from .training_runs import training_seconds
 
 if TYPE_CHECKING:
+    from reverie.world_models.evaluation.sweep import OnProgress
     from reverie.world_models.evaluation.tracking import Tracks
 
 Stage = Literal["data", "train", "components", "air", "evaluate", "pictures"]
@@ -73,6 +75,8 @@ class Args(Options):
         default_factory=lambda: TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
     )
     """How each is trained."""
+    particles: int = 8
+    """Of the APDR, when it tracks; beside it under KEY/greedy, without any, what is most probable at each step."""
     air: AIRConfig = field(default_factory=AIRConfig)
     """The model of single frames."""
     air_seeds: tuple[int, ...] = (0,)
@@ -191,9 +195,9 @@ class Tracking(Experiment):
             seconds += training_seconds(self.folder(seed))
             model = self.load(self.folder(seed))
             with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
-                tracks = follow(model, truth, on_progress=lambda done, total: advance(completed=done))
-            found = self.tracking(truth, tracks)
-            found["mse"] = filtered_mse(model, truth)
+                tracks = self.follow(seed, truth, on_progress=lambda done, total: advance(completed=done))
+            found = self.tracking(truth, tracks) | {"mse": filtered_mse(model, truth)}
+            found |= measures.prefixed(self.tracking(truth, follow(model, truth)), "greedy")
             ahead = position_errors(
                 model, truth, (self.size, self.size), context=self.context, horizon=max(self.horizons),
                 reach=self.reach, generator=seeded(seed, SAMPLED, 0, self.args.device),
@@ -209,13 +213,20 @@ class Tracking(Experiment):
         metrics["restarts_ok"] = sum(good) / len(good)
         self.store("evaluate", metrics, seconds + time.monotonic() - started, self.options_of("evaluate"))
 
+    def follow(self, seed: int, data: Any, on_progress: OnProgress | None = None) -> list[Tracks]:
+        """Tracks of a run, by its particles."""
+        from reverie.world_models.evaluation.following import follow
+        from reverie.world_models.training import seeded
+
+        generator = seeded(seed, SAMPLED, 1, self.args.device)
+        particles = {"num_particles": self.args.particles, "generator": generator}
+        return follow(self.load(self.folder(seed)), data, **particles, on_progress=on_progress)
+
     def pictures(self) -> None:
         """A film (docs/figures/NAME.gif) and sheets of the four sequences that are hardest by `hard_frames`.
 
         True boxes are above, those of the first run below; a box has the colour of its object's number.
         """
-        from reverie.world_models.evaluation.following import follow
-
         from ..filming import write
 
         truth = self.truth()
@@ -224,7 +235,7 @@ class Tracking(Experiment):
         shown = np.argsort(hard, kind="stable")[::-1][:4]
         part = Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
-        guesses = follow(self.load(self.folder(self.args.seeds[0])), part)
+        guesses = self.follow(self.args.seeds[0], part)
         films = []
         for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
             pair = [outlined(frames[k], tracks, 6, 0.1) for tracks in (true[row], guess)]
@@ -244,6 +255,7 @@ class Tracking(Experiment):
             options |= {"seeds": args.air_seeds, "model": asdict(args.air), "training": asdict(self.air_training())}
         if stage == "evaluate":
             options |= {"seeds": args.seeds, "model": asdict(args.model), "training": asdict(self.training())}
+            options["particles"] = args.particles
         return json.loads(json.dumps(options))
 
     def report(self) -> None:

@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from .. import particles
 from ..base import WorldModel
 from ..batch import Batch
 from ..capabilities import Objects, TracksObjects
+from ..particle_smoothing import pick
 from ..state import State
 from ..training import Data
 from .frame_metrics import mse
@@ -21,18 +23,37 @@ from .tracking import Tracks, assigned, centres_of, distances_of
 
 
 @torch.no_grad()
-def follow(model: WorldModel, data: Data, *, chunk: int = 32, on_progress: OnProgress | None = None) -> list[Tracks]:
-    """What the model's filter says of every window, without sampling.
+def follow(
+    model: WorldModel,
+    data: Data,
+    *,
+    num_particles: int | None = None,
+    generator: torch.Generator | None = None,
+    chunk: int = 32,
+    on_progress: OnProgress | None = None,
+) -> list[Tracks]:
+    """What the model's filter says of every window, each frame without a look at those after it.
+
+    Args:
+        model: without particles predicts and updates with `sample=False`, else has a proposal.
+        data: windows.
+        num_particles: None for what is most probable at each step, given what was before. Otherwise so many particles
+            are drawn and resampled (`particles.filter`), and the heaviest speaks in each frame: choices that the next
+            frames contradict die out, at so many times the cost. Past frames are not corrected.
+        generator: of their draws.
+        chunk: windows at a time.
+        on_progress: called with (windows done, windows).
 
     Raises:
-        TypeError: for a model without objects.
-        ValueError: if there are no windows.
+        TypeError: for a model without objects, or particles of one without a proposal.
+        ValueError: if there are no windows, or for fewer than one particle.
     """
     _require_objects(model)
-    found = []
-    for _, states in _filtered(model, data, chunk, on_progress):
-        found += tracks_of(model.objects(states))
-    return found
+    if num_particles is None:
+        states = (states for _, states in _filtered(model, data, chunk, on_progress))
+    else:
+        states = _heaviest(model, data, num_particles, generator, chunk, on_progress)
+    return [tracks for some in states for tracks in tracks_of(model.objects(some))]
 
 
 @torch.no_grad()
@@ -183,6 +204,21 @@ def _filtered(
         flags = {"mask": batch.mask, "valid": batch.valid, "is_first": batch.is_first}
         states = model.observe(batch.frames, batch.actions, **flags, sample=False)
         yield batch, states
+
+
+def _heaviest(
+    model: WorldModel,
+    data: Data,
+    num_particles: int,
+    generator: torch.Generator | None,
+    chunk: int,
+    on_progress: OnProgress | None,
+) -> Iterator[State]:
+    """Of a particle filter, the state (N, T) of most weight at each step."""
+    for batch, _ in sweep(model, data, chunk, on_progress):
+        found = particles.filter(model, batch, num_particles, generator=generator)
+        heaviest = found.log_weights.argmax(-2, keepdim=True)
+        yield pick(found.states, heaviest).map(lambda leaf: leaf.squeeze(1))
 
 
 def tracks_of(objects: Objects) -> list[Tracks]:

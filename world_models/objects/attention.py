@@ -82,9 +82,11 @@ def where_of(windows: Tensor, smallest: float, largest: float) -> Tensor:
     return torch.cat([share.logit(), windows[..., 2:]], -1)
 
 
-def outside(windows: Tensor) -> Tensor:
-    """Which of the windows (*batch, 4) lie wholly outside the frame, (*batch) bool."""
-    return (windows[..., 2:].abs() - windows[..., :2] >= 1).any(-1)
+def share_inside(windows: Tensor) -> Tensor:
+    """How much of each of the windows (*batch, 4) lies inside the frame, as a share of its area (*batch)."""
+    sides, centres = windows[..., :2], windows[..., 2:]
+    ends = (centres + sides).clamp(-1, 1) - (centres - sides).clamp(-1, 1)
+    return (ends / (2 * sides)).prod(-1)
 
 
 def boxes_of(windows: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -49,10 +49,11 @@ class APDRConfig:
     sees_edge: bool = False
     """Whether glimpses say which of their pixels lie inside the frame: without it, what the edge cuts off looks like
     what ends there."""
-    ends_outside: bool = False
-    """Whether objects end where they leave the frame: survival has next to no probability where a window is expected
-    wholly outside. Without it they may stay there for good, and take the slots of others. Needs `largest` of at
-    most .5: centres are expected at most a quarter of a frame outside, where larger windows reach into it."""
+    ends_outside: float | None = None
+    """Objects end where they leave the frame: survival has next to no probability where at most this share of a window
+    is expected inside; 0 for those wholly outside. With None they may stay there for good, and take the slots of
+    others. Limits `largest`: centres are expected at most a quarter of a frame outside, and the largest window must
+    end there."""
     margin: float = 1.6
     """How much larger than the object expected the window is in which propagation takes its first look."""
     frame_std: float = 0.15
@@ -127,11 +128,16 @@ class APDRConfig:
                 f"{name} needs smallest < first_window < largest, found {self.smallest}, {self.first_window} and "
                 f"{self.largest}"
             )
-        if self.ends_outside and self.largest > EDGE - 1:
-            raise ValueError(
-                f"{name}.ends_outside needs largest of at most {EDGE - 1:g}, found {self.largest}: centres are "
-                "expected at most a quarter of a frame outside, so that a larger window never lies wholly there"
-            )
+        if self.ends_outside is not None:
+            if not 0 <= self.ends_outside < 0.5:
+                raise ValueError(f"{name}.ends_outside must be in [0, .5) or None, found {self.ends_outside}")
+            most = (EDGE - 1) / (1 - 2 * self.ends_outside)
+            if self.largest > most:
+                raise ValueError(
+                    f"{name}.ends_outside={self.ends_outside:g} needs largest of at most {most:g}, found "
+                    f"{self.largest}: centres are expected at most a quarter of a frame outside, and a larger window "
+                    "would never end"
+                )
         for field in ("settled", "remainder_from"):
             if not 0 <= getattr(self, field) <= 1:
                 raise ValueError(f"{name}.{field} must be a share of training, found {getattr(self, field)}")

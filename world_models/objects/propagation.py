@@ -2,7 +2,7 @@
 
     h_t^{p,i} = GRU([z_{t-1}^i, its motion, u_t], h_{t-1}^{p,i})                    of each object's own
     p(presence_t^i = 1) = psi(h_t^{p,i})                                            0 once it was absent; with
-                          `ends_outside` next to 0 where its window is expected outside the frame
+                          `ends_outside` next to 0 where next to nothing of its window is expected inside
     p(what_t^i)  = N(what_{t-1}^i + f(h_t^{p,i}), sigma(h_t^{p,i}))
     p(where_t^i) = a Kalman filter's, of a motion that goes on (`motion.py`); with `motion="steered"` its velocity is
                    changed by tanh g(h_t^{p,i}), in units of half the frame's side
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ..batch import Spaces
 from ..distributions import drawn_beside
 from ..networks import mlp
-from .attention import GlimpseEncoder, glimpses_of, outside, windows_of
+from .attention import GlimpseEncoder, glimpses_of, share_inside, windows_of
 from .config import APDRConfig
 from .motion import Motion
 from .presence import Answer, ask
@@ -69,8 +69,8 @@ class Transition(nn.Module):
         survival, what, what_std, turn = self.head(memory).split(self.sizes, -1)
         steering = turn.tanh() if self.sizes[-1] else None
         place, velocity, doubt, place_std = self.motion(scene, control, steering)
-        if config.ends_outside:
-            gone = outside(windows_of(place, config.smallest, config.largest))
+        if config.ends_outside is not None:
+            gone = share_inside(windows_of(place, config.smallest, config.largest)) <= config.ends_outside
             survival = torch.where(gone.unsqueeze(-1), -_CERTAIN, survival)
         return replace(
             scene,
