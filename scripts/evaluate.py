@@ -45,6 +45,9 @@ class Args:
     """Futures drawn per window for the calibration; 0 leaves it out. (Of objects, 16 at most.)"""
     particles: int = 100
     """Of the IWAE and FIVO bounds; 0 leaves them out."""
+    tracking_particles: int = 0
+    """Follow objects with so many particles, the heaviest of which speaks in each frame; 0 for what is most probable at
+    each step."""
     length: int | None = None
     """Frames per window for probe, imputation and bounds; by default as in training."""
     video: Literal["mp4", "gif", "webp", "none"] = "mp4"
@@ -53,11 +56,12 @@ class Args:
     """Of everything drawn."""
 
     def __post_init__(self) -> None:
-        least = {"context": 1, "horizon": 1, "sequences": 1, "samples": 0, "particles": 0, "length": 2, "seed": 0}
+        least = {"context": 1, "horizon": 1, "sequences": 1, "length": 2}
+        least |= dict.fromkeys(("samples", "particles", "tracking_particles", "seed"), 0)
         for name, value in least.items():
             found = getattr(self, name)
             if found is not None and found < value:
-                raise ValueError(f"--{name} must be at least {value}, found {found}")
+                raise ValueError(f"--{name.replace('_', '-')} must be at least {value}, found {found}")
         if 0 < self.samples < 39:
             raise ValueError(
                 f"--samples must be at least 39, for an interval of 95 % between two of them, or 0 for no calibration; "
@@ -91,7 +95,7 @@ def main(args: Args) -> None:
     evaluation.open_loop(probe, names)
     if probe is not None and args.samples:
         evaluation.calibrate(probe, names, args.samples)
-    evaluation.follow(args.samples)
+    evaluation.follow(args.samples, args.tracking_particles)
     evaluation.impute(length)
     evaluation.bounds(length, args.particles, ("iwae", "fivo"))
 
@@ -103,7 +107,8 @@ def main(args: Args) -> None:
         shown = pictures.clips(model, evaluation.windows, args.context, num=4)
         pictures.write_video(pictures.video(*shown, args.context), out / f"dream.{args.video}")
         if isinstance(model, TracksObjects):
-            pictures.write_video(pictures.tracked(model, evaluation.windows, num=4), out / f"tracks.{args.video}")
+            boxes = pictures.tracked(model, evaluation.windows, 4, **evaluation.tracker(args.tracking_particles))
+            pictures.write_video(boxes, out / f"tracks.{args.video}")
     ui.say(f"figure and video in {out}")
     if args.json is not None:
         command = shlex.join(["reverie", *sys.argv[1:]])

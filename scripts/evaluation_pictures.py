@@ -82,14 +82,18 @@ def clips(model: Any, windows: Any, context: int, num: int) -> tuple[np.ndarray,
     return np.asarray(arrays["frames"]), *images
 
 
-def tracked(model: Any, windows: Any, num: int, *, size: int = 192) -> np.ndarray:
-    """The first windows one beside another, with the boxes of what the filter follows: (T, H', W', 3) uint8."""
+def tracked(model: Any, windows: Any, num: int, *, size: int = 192, **options: Any) -> np.ndarray:
+    """The first windows one beside another, with the boxes of what the filter follows: (T, H', W', 3) uint8.
+
+    Options are those of `follow`.
+    """
     from reverie.world_models.evaluation.following import follow
 
     first = Chosen(windows, np.arange(min(num, len(windows))))
     frames = first[np.arange(len(first))]["frames"]
     factor = max(1, size // max(frames.shape[2:4]))
-    films = [outlined(film, tracks, factor) for film, tracks in zip(frames, follow(model, first), strict=True)]
+    found = follow(model, first, **options)
+    films = [outlined(film, tracks, factor) for film, tracks in zip(frames, found, strict=True)]
     return np.concatenate(
         [np.pad(film, ((0, 0), (GAP, GAP), (GAP, GAP), (0, 0)), constant_values=90) for film in films], axis=2
     )

@@ -169,7 +169,14 @@ class Evaluation:
         for name, values in curves.items():
             self._at_steps(name, values)
 
-    def follow(self, samples: int) -> None:
+    def tracker(self, particles: int) -> dict[str, Any]:
+        """Options of `follow` for so many particles; 0 for none."""
+        from reverie.world_models.training import seeded
+
+        generator = seeded(self.seed, 4, 0, next(self.model.parameters()).device)
+        return {"num_particles": particles, "generator": generator} if particles else {}
+
+    def follow(self, samples: int, particles: int) -> None:
         """Objects: tracking online, and where and whether they are predicted; nothing where the world knows of none."""
         from reverie.world_models.capabilities import TracksObjects
         from reverie.world_models.evaluation.following import filtered_mse, follow, position_errors
@@ -187,7 +194,8 @@ class Evaluation:
         reach = size[0] / 8
         truth = Some(TrueObjects(self.test, context + self.horizon, tail="drop"), len(self.windows))
         with ui.progress("tracking") as advance:
-            found = follow(self.model, truth, chunk=self.chunk, on_progress=_show(advance))
+            options = self.tracker(particles)
+            found = follow(self.model, truth, chunk=self.chunk, on_progress=_show(advance), **options)
         pairs = zip(true_tracks(truth), found, strict=True)
         self.measured.metrics |= tracking_metrics(pairs, size, reach=reach)
         self.measured.metrics["mse/filter"] = filtered_mse(self.model, truth, chunk=self.chunk)

@@ -14,7 +14,7 @@ from reverie.scripts.true_objects import TrueObjects, true_tracks
 from reverie.world_models.checkpoints import load
 from reverie.world_models.evaluation.following import follow
 from reverie.world_models.evaluation.tracking import tracking_metrics
-from reverie.world_models.training import TrainingConfig
+from reverie.world_models.training import TrainingConfig, seeded
 
 TINY = ("network=mlp", "hidden=[8]", "likelihood=gaussian", "dynamics_units=5", "z_dim=3")
 
@@ -162,3 +162,8 @@ def test_a_model_with_objects_is_measured_by_how_it_follows_them(tmp_path):
     np.testing.assert_equal(found, expected)
     assert {"position/open-loop/5", "position_coasting/open-loop/1", "alive_true/open-loop/5"} <= set(metrics)
     assert (args.out / "tracks.mp4").stat().st_size > 1000
+    evaluate.main(replace(args, tracking_particles=3))
+    metrics = json.loads(args.json.read_text())["metrics"]
+    drawn = follow(model, truth, num_particles=3, generator=seeded(0, 4, 0))
+    expected = tracking_metrics(zip(true_tracks(truth), drawn, strict=True), (32, 32), reach=4.0)
+    np.testing.assert_equal({name: metrics[name]["mean"] for name in expected}, expected)

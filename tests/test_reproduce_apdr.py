@@ -57,6 +57,8 @@ def test_the_experiment_measures_every_key(tmp_path, monkeypatch, capsys):
     assert config["seeds"] == [0, 1] and "stages" not in config, "the result has those of earlier calls, too"
     with pytest.raises(ValueError, match="already holds a run"):
         balls.main(replace(args, resume=False))
+    with pytest.raises(ValueError, match="--particles must be at least 1, found 0"):
+        replace(args, particles=0)
 
 
 def test_the_shipped_model_follows_balls(tmp_path):

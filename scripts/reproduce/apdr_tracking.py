@@ -86,6 +86,10 @@ class Args(Options):
     air_learning_rate: float = 1e-3
     """Of its training."""
 
+    def __post_init__(self) -> None:
+        if self.particles < 1:
+            raise ValueError(f"--particles must be at least 1, found {self.particles}")
+
 
 class Tracking(Experiment):
     """The stages; a subclass names its world.
