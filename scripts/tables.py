@@ -271,7 +271,7 @@ TABLES = {
         "{row}",
         "up to 3 balls, 40 frames",
         TRACKING,
-        beside=("air", "components", "seen"),
+        beside=("greedy", "air", "components", "seen"),
     ),
     "apdr-digits": Table(
         "apdr-digits",
@@ -279,7 +279,7 @@ TABLES = {
         "up to 2 digits, 10 frames",
         TRACKING,
         references=("SQAIR, released checkpoint",),
-        beside=("air", "components"),
+        beside=("greedy", "air", "components"),
     ),
     "air-digits": Table(
         "air-digits",

@@ -75,7 +75,7 @@ class Args(Options):
         default_factory=lambda: TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, clip_norm=50.0)
     )
     """How each is trained."""
-    particles: int = 8
+    particles: int = 32
     """Of the APDR, when it tracks; beside it under KEY/greedy, without any, what is most probable at each step."""
     air: AIRConfig = field(default_factory=AIRConfig)
     """The model of single frames."""
