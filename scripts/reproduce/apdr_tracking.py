@@ -199,7 +199,7 @@ class Tracking(Experiment):
             seconds += training_seconds(self.folder(seed))
             model = self.load(self.folder(seed))
             with ui.progress(f"seed {seed}: tracking", total=len(truth)) as advance:
-                tracks = self.follow(seed, truth, on_progress=lambda done, total: advance(completed=done))
+                tracks = self.follow(model, seed, truth, on_progress=lambda done, total: advance(completed=done))
             found = self.tracking(truth, tracks) | {"mse": filtered_mse(model, truth)}
             found |= measures.prefixed(self.tracking(truth, follow(model, truth)), "greedy")
             ahead = position_errors(
@@ -217,14 +217,14 @@ class Tracking(Experiment):
         metrics["restarts_ok"] = sum(good) / len(good)
         self.store("evaluate", metrics, seconds + time.monotonic() - started, self.options_of("evaluate"))
 
-    def follow(self, seed: int, data: Any, on_progress: OnProgress | None = None) -> list[Tracks]:
-        """Tracks of a run, by its particles."""
+    def follow(self, model: Any, seed: int, data: Any, on_progress: OnProgress | None = None) -> list[Tracks]:
+        """Tracks by the particles of the run with this seed."""
         from reverie.world_models.evaluation.following import follow
         from reverie.world_models.training import seeded
 
         generator = seeded(seed, SAMPLED, 1, self.args.device)
         particles = {"num_particles": self.args.particles, "generator": generator}
-        return follow(self.load(self.folder(seed)), data, **particles, on_progress=on_progress)
+        return follow(model, data, **particles, on_progress=on_progress)
 
     def pictures(self) -> None:
         """A film (docs/figures/NAME.gif) and sheets of the four sequences that are hardest by `hard_frames`.
@@ -239,7 +239,8 @@ class Tracking(Experiment):
         shown = np.argsort(hard, kind="stable")[::-1][:4]
         part = Chosen(truth, shown)
         frames = part[np.arange(len(shown))]["frames"]
-        guesses = self.follow(self.args.seeds[0], part)
+        first = self.args.seeds[0]
+        guesses = self.follow(self.load(self.folder(first)), first, part)
         films = []
         for k, (row, guess) in enumerate(zip(shown, guesses, strict=True)):
             pair = [outlined(frames[k], tracks, 6, 0.1) for tracks in (true[row], guess)]
