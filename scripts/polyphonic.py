@@ -73,6 +73,33 @@ class Pianorolls:
         return {name: array[:, :longest] for name, array in self[indices].items()}
 
 
+class Transposed:
+    """Streams, in every epoch each by another number of semitones higher or lower, to train on (`VariedData`).
+
+    A stream keeps its shift for the epoch, so that its state can be carried; a note beyond the 88 keys is lost.
+
+    Args:
+        streams: 16 side by side, as `Music.train`.
+        reach: the largest shift, in semitones.
+        seed: of the shifts.
+    """
+
+    def __init__(self, streams: Pianorolls, reach: int, seed: int) -> None:
+        self.streams, self.reach, self.seed = streams, reach, seed
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+    def of_epoch(self, epoch: int) -> Pianorolls:
+        """The streams of epoch 0, 1, ...; those of one epoch are always the same."""
+        shifts = np.random.default_rng((self.seed, epoch)).integers(-self.reach, self.reach, STREAMS, endpoint=True)
+        arrays, of_chunk = self.streams.arrays, np.resize(shifts, len(self))
+        keys = np.arange(NOTES) - of_chunk[:, None] + self.reach
+        frames = np.concatenate([self.streams.before[:, None], arrays["frames"]], 1)
+        frames = np.take_along_axis(np.pad(frames, ((0, 0), (0, 0), (self.reach, self.reach))), keys[:, None], 2)
+        return Pianorolls(frames[:, 1:], frames[:, 0], valid=arrays["valid"], fresh=arrays["is_first"][:, 0])
+
+
 @dataclass(frozen=True)
 class Music:
     """One set with its published splits: chunks to train on, 16 streams side by side, and whole pieces to test on."""

@@ -14,7 +14,7 @@ from reverie.world_models.evaluation.tracking import Tracks
 
 if TYPE_CHECKING:
     from reverie.envs.dataset import Dataset
-    from reverie.world_models.training import Data
+    from reverie.world_models.training_data import Data
 
 TRUTH = ("ids", "boxes", "visibility")
 

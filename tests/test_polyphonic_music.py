@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from reverie.scripts.polyphonic import FILES, read_music
+from reverie.scripts.polyphonic import FILES, Transposed, read_music
 from reverie.scripts.reproduce import polyphonic_music as experiment
 from reverie.world_models import GRU, Batch, GRUConfig, Spaces
 from reverie.world_models.training import read_history
@@ -54,6 +54,31 @@ def test_the_splits_are_the_files(folder):
     np.testing.assert_array_equal(music.test.before, arrays["u_test"][:, 0])
     np.testing.assert_array_equal(piece["frames"][0, :5], arrays["x_test"][2, :5])
     assert not piece["frames"][0, 5:].any() and not piece["mask"][0, 5:].any()
+
+
+def test_transposed_streams_are_shifted_note_by_note(folder):
+    streams = read_music(folder, "JSB").train
+    varied, found = Transposed(streams, 3, seed=1), set()
+    for epoch in range(20):
+        shifted = varied.of_epoch(epoch)
+        np.testing.assert_array_equal(shifted.arrays["is_first"], streams.arrays["is_first"])
+        for stream in range(0, 16, 5):
+            chunks = np.arange(stream, 48, 16)
+            expected = {}
+            for by in range(-3, 4):
+                expected[by] = np.zeros((3, 101, 88))
+                for key in range(88):
+                    if 0 <= key + by < 88:
+                        expected[by][:, 0, key + by] = streams.before[chunks, key]
+                        expected[by][:, 1:, key + by] = streams[chunks]["frames"][..., key]
+            ours = np.concatenate([shifted.before[chunks, None], shifted[chunks]["frames"]], 1)
+            (by,) = (by for by, notes in expected.items() if np.array_equal(notes, ours))
+            found.add((stream, by))
+    assert {by for _, by in found} == set(range(-3, 4)) and len(found) > 20
+    again = Transposed(streams, 3, seed=1).of_epoch(19)
+    np.testing.assert_array_equal(again.arrays["frames"], shifted.arrays["frames"])
+    other = Transposed(streams, 3, seed=2).of_epoch(19)
+    assert not np.array_equal(other.arrays["frames"], shifted.arrays["frames"])
 
 
 DAMAGES = {
@@ -221,7 +246,22 @@ def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, t
         experiment.main(again)
 
 
+def test_a_transposing_run_is_another_run(args):
+    args = replace(args, sets=("JSB",), models=("gru",), seeds=(0,))
+    experiment.main(replace(args, transpose=2))
+    with pytest.raises(ValueError, match=r"holds a run with other settings: \['extra'\] differ"):
+        experiment.main(args)
+    with pytest.raises(ValueError, match="holds no finished run with these settings"):
+        experiment.main(replace(args, transpose=3, stages=("evaluate",)))
+    experiment.main(replace(args, out=args.out / "plain", transpose=0))
+    folders = [root / "JSB" / "gru" / "seed-0" for root in (args.out, args.out / "plain")]
+    histories = [[r["elbo_per_frame"] for r in read_history(folder)] for folder in folders]
+    assert histories[0] != histories[1]
+
+
 def test_mistaken_options(args):
+    with pytest.raises(ValueError, match="--transpose must be 0 to 87 semitones, found 88"):
+        replace(args, transpose=88)
     with pytest.raises(ValueError, match=r"--models knows .*found rnn"):
         replace(args, models=("rnn",))
     with pytest.raises(ValueError, match="training needs carry_state and batch_size 16"):

@@ -20,7 +20,7 @@ from reverie.world_models.snapshots import Snapshots, settings_of
 from reverie.world_models.stopping import StopRequest
 from reverie.world_models.training import TrainingConfig, TrainingDiverged, fit, read_history, validate
 from safetensors.torch import load_file, save_file
-from tiny_training import kvae, lgssm, windows
+from tiny_training import Arrays, kvae, lgssm, windows
 
 SETUP = f"""
 import sys
@@ -64,6 +64,32 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path):
             {k: v for k, v in b.items() if k != "epoch_seconds"}, rel=1e-5
         )
     assert [r["epoch"] for r in read_history(tmp_path / "parts")] == [1, 2, 3]
+
+
+class Negatives:
+    """Windows that are their negatives in every other epoch."""
+
+    def __len__(self):
+        return len(DATA)
+
+    def of_epoch(self, epoch):
+        every = DATA[np.arange(len(DATA))]
+        return Arrays(every | {"frames": 255 - every["frames"] if epoch % 2 else every["frames"]})
+
+
+def test_varied_data_are_those_of_their_epoch(tmp_path):
+    """Each epoch as if the run had been resumed with that epoch's windows; also of a run that is stopped in it."""
+    whole, twin, parts = kvae(), kvae(), kvae()
+    fit(whole, Negatives(), CONFIG, out=tmp_path / "whole")
+    for epoch in range(3):
+        windows_now = Negatives().of_epoch(epoch)
+        fit(twin, windows_now, CONFIG, out=tmp_path / "twin", resume=True, stop_after=5 * (epoch + 1))
+    for stop in (2, 7, None):
+        fit(parts, Negatives(), CONFIG, out=tmp_path / "parts", resume=True, stop_after=stop)
+        parts = kvae(seed=1) if stop else parts
+    same = kvae()
+    fit(same, DATA, CONFIG)
+    assert equal(whole, twin) and equal(whole, parts) and not equal(whole, same)
 
 
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):

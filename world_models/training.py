@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -34,18 +34,10 @@ from .inference.problem import NotFiniteError
 from .snapshots import Snapshots
 from .stopping import StopRequest
 from .training_bounds import Objective, fitting_memory
+from .training_data import Data, VariedData, cached
 
-CACHE_BYTES = 4 << 30  # data up to this size is moved to the device once
 LAYERS = 1 << 16  # first stream of draws by layers that know no generator, such as dropout
 LOOK_STEPS = 10  # steps between two looks at the loss on an accelerator, which must wait for each
-
-
-class Data(Protocol):
-    """Windows as `Dataset.windows` gives them: `len(data)`, and `data[indices]` -> a dictionary of arrays."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, indices: np.ndarray) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
@@ -194,7 +186,7 @@ def fit(
     """Train `model` in place.
 
     Args:
-        data, validation: windows; what fits is moved to the device once.
+        data, validation: windows, the same in every epoch or varied; what fits is moved to the device at once.
         out: the run's folder; without it nothing is written.
         resume: go on from the newest snapshot in `out`, or start if there is none.
         extra: facts to store with the checkpoint (where the data came from).
@@ -257,7 +249,7 @@ def _fit(
     own_loss = bound.kind == "elbo" and proposal_bound is None
     objective = model if own_loss else Objective(model, bound, proposal_bound)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
-    data = _cached(data, accelerator.device)
+    windows = data if isinstance(data, VariedData) else cached(data, accelerator.device)
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs
     snapshots, step, history, sums, state = None, 0, [], _Means(), None
@@ -277,11 +269,13 @@ def _fit(
         if config.carry_state:
             order = np.arange(len(data))
         started = time.monotonic()
+        if isinstance(data, VariedData):
+            windows = cached(data.of_epoch(epoch), accelerator.device)
         wrapped.train()
         while True:
             chosen = order[(step % per_epoch) * config.batch_size :][: config.batch_size]
             chosen = chosen[accelerator.process_index :: accelerator.num_processes]
-            batch = Batch.from_numpy(data[chosen], model.spaces, accelerator.device)
+            batch = Batch.from_numpy(windows[chosen], model.spaces, accelerator.device)
             generator = seeded(config.seed, 1 + accelerator.process_index, step, accelerator.device)
             torch.manual_seed(seeded(config.seed, LAYERS + accelerator.process_index, step).initial_seed())
             batch = _drop(batch, config.drop_frames, generator)
@@ -430,29 +424,6 @@ def _freeze(optimizer: Any) -> None:
         if group["lr"] == 0:
             for parameter in group["params"]:
                 parameter.grad = None
-
-
-class _Cached:
-    """Windows as tensors on the device."""
-
-    def __init__(self, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
-        self.tensors = {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, indices: np.ndarray) -> dict[str, Tensor]:
-        chosen = torch.as_tensor(indices, device=next(iter(self.tensors.values())).device)
-        return {name: tensor[chosen] for name, tensor in self.tensors.items()}
-
-
-def _cached(data: Data, device: torch.device) -> Data:
-    one = data[np.arange(1)]
-    used = [item.name for item in dataclasses.fields(Batch) if item.name in one]
-    if sum(np.asarray(one[name]).nbytes for name in used) * len(data) > CACHE_BYTES:
-        return data
-    everything = data[np.arange(len(data))]
-    return _Cached({name: everything[name] for name in used}, device)
 
 
 class _Means:

@@ -100,14 +100,20 @@ def weights_of(folder: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def has_settings(folder: Path, config: Mapping[str, Any], training: Any) -> bool:
-    """Whether `folder` has a run of this model with these settings; one that is younger than it had its default."""
+def has_settings(
+    folder: Path, config: Mapping[str, Any], training: Any, extra: Mapping[str, Any] | None = None
+) -> bool:
+    """Whether `folder` has a run of this model with these settings; one that is younger than it had its default.
+
+    Of the facts that are stored beside them, those in `extra` have to be the same.
+    """
     from reverie.world_models.snapshots import settings_of
 
     if not (folder / "training.json").exists():
         return False
     found = settings_of(folder)
     wanted = json.loads(json.dumps({"config": dict(config), "training": asdict(training)}))
+    wanted |= {"extra": found["extra"] | dict(extra or {})}
     return all(found[part] == wanted[part] for part in wanted)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from ..base import WorldModel
 from ..batch import Batch
 from ..distributions import uniform_like
-from ..training import Data
+from ..training_data import Data
 from .probe import LinearProbe, features_of, state_targets
 from .sweep import OnProgress, require_whole, sweep
 

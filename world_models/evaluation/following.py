@@ -16,7 +16,7 @@ from ..batch import Batch
 from ..capabilities import Objects, TracksObjects
 from ..particle_smoothing import pick
 from ..state import State
-from ..training import Data
+from ..training_data import Data
 from .frame_metrics import mse
 from .sweep import OnProgress, require_whole, sweep
 from .tracking import Tracks, assigned, centres_of, distances_of

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..base import WorldModel
 from ..batch import Batch
-from ..training import Data
+from ..training_data import Data
 from .frame_metrics import hamming
 from .open_loop import observe_context
 from .sweep import OnProgress, require_whole, sweep

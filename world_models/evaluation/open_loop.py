@@ -11,7 +11,7 @@ from torch import Tensor
 from ..base import WorldModel
 from ..batch import Batch
 from ..state import State
-from ..training import Data
+from ..training_data import Data
 from .frame_metrics import SSIM_WINDOW, hamming, mse, psnr, ssim
 from .probe import LinearProbe, features_of, r_squared, state_targets
 from .sweep import OnProgress, require_whole, sweep

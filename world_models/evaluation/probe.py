@@ -21,7 +21,7 @@ from ..base import WorldModel
 from ..batch import Batch
 from ..capabilities import HasFeatures
 from ..state import State
-from ..training import Data
+from ..training_data import Data
 from .sweep import OnProgress, sweep
 
 Belief = Literal["smooth", "filter"]

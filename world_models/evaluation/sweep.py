@@ -10,7 +10,7 @@ import torch
 
 from ..base import WorldModel
 from ..batch import Batch
-from ..training import Data
+from ..training_data import Data
 
 OnProgress: TypeAlias = Callable[[int, int], None]
 
