@@ -173,7 +173,7 @@ class TrainingDiverged(RuntimeError):
 @flushed_denormals()
 def fit(
     model: WorldModel,
-    data: Data,
+    data: Data | VariedData,
     config: TrainingConfig,
     *,
     out: str | Path | None = None,
@@ -186,7 +186,8 @@ def fit(
     """Train `model` in place.
 
     Args:
-        data, validation: windows, the same in every epoch or varied; what fits is moved to the device at once.
+        data: windows, or those of each epoch; what fits is moved to the device at once.
+        validation: windows.
         out: the run's folder; without it nothing is written.
         resume: go on from the newest snapshot in `out`, or start if there is none.
         extra: facts to store with the checkpoint (where the data came from).
@@ -212,7 +213,7 @@ def fit(
 
 def _fit(
     model: WorldModel,
-    data: Data,
+    data: Data | VariedData,
     config: TrainingConfig,
     out: str | Path | None,
     validation: Data | None,
@@ -249,7 +250,7 @@ def _fit(
     own_loss = bound.kind == "elbo" and proposal_bound is None
     objective = model if own_loss else Objective(model, bound, proposal_bound)
     wrapped, optimizer = accelerator.prepare(objective, optimizer)
-    windows = data if isinstance(data, VariedData) else cached(data, accelerator.device)
+    fixed = None if isinstance(data, VariedData) else cached(data, accelerator.device)
     per_epoch = max(1, len(data) // config.batch_size)
     total = per_epoch * config.epochs
     snapshots, step, history, sums, state = None, 0, [], _Means(), None
@@ -269,8 +270,7 @@ def _fit(
         if config.carry_state:
             order = np.arange(len(data))
         started = time.monotonic()
-        if isinstance(data, VariedData):
-            windows = cached(data.of_epoch(epoch), accelerator.device)
+        windows = cached(data.of_epoch(epoch), accelerator.device) if isinstance(data, VariedData) else fixed
         wrapped.train()
         while True:
             chosen = order[(step % per_epoch) * config.batch_size :][: config.batch_size]

@@ -171,7 +171,7 @@ EXPERIMENTS = {
     "apdr-digits": Entry(
         "reverie.scripts.reproduce.apdr_digits",
         "the same on two handwritten digits that glide for ten frames",
-        "4 h",
+        "5 h",
         "apdr-digits",
         on_gpu=("--training.epochs", "40"),
     ),
