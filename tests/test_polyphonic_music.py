@@ -164,7 +164,8 @@ def test_the_experiment_measures_its_keys_and_goes_on(args):
 
 
 def test_the_models_are_the_papers_variants(args):
-    found = {name: experiment.model_of(args, experiment.Run("JSB", name, 0)) for name in experiment.MODELS}
+    names = (*experiment.VARIANTS, "vrnn", "gru")
+    found = {name: experiment.model_of(args, experiment.Run("JSB", name, 0)) for name in names}
     options = {
         name: (config["inference"], config["residual"]) for name, (kind, config) in found.items() if kind == "srnn"
     }
@@ -174,6 +175,7 @@ def test_the_models_are_the_papers_variants(args):
         "srnn-filt-res": ("filtering", True),
         "srnn-filt": ("filtering", False),
     }
+    assert experiment.model_of(args, experiment.Run("JSB", "srnn-smooth-transposed", 0)) == found["srnn-smooth"]
     assert found["vrnn"][0] == "vrnn" and found["gru"][0] == "gru" and found["gru"][1]["h_dim"] == 4
 
 
@@ -204,6 +206,10 @@ def test_every_model_has_a_run_before_the_best_variant_has_more(args, monkeypatc
     firsts = [(name, model, 0) for name in args.sets for model in args.models]
     assert order == firsts + [(name, "srnn-filt", seed) for name in args.sets for seed in (1, 2)]
     order.clear()
+    experiment.main(replace(args, models=(*args.models, "transposed")))
+    more = [("srnn-filt", 1), ("srnn-filt", 2), *(("srnn-filt-transposed", seed) for seed in (0, 1, 2))]
+    assert order == firsts + [(name, *run) for name in args.sets for run in more]
+    order.clear()
     experiment.main(replace(args, sets=("JSB",), models=("gru", "srnn-smooth-res")))
     assert order == [("JSB", "gru", 0), ("JSB", "srnn-smooth-res", 0)]
 
@@ -220,6 +226,12 @@ def test_the_headline_is_chosen_by_the_first_seed():
     assert metrics["JSB"] == [-6.5] and metrics["gap/srnn-gru/JSB"] == [0.5]
     assert experiment.collected(found, 1)["JSB"] == [-6.0, -5.0]
     assert "gap/srnn-gru/JSB" not in experiment.collected(found, 1)
+    assert "JSB/transposed" not in metrics
+    for validation, headline in ((-6.1, -6.5), (-5.9, -4.0)):
+        shifted = piece | {"per_piece": -4.0, "validation": validation}
+        metrics = experiment.collected(found | {run("JSB", "srnn-smooth-transposed", 0): shifted}, 0)
+        assert metrics["JSB"] == [headline] and metrics["gap/srnn-gru/JSB"] == [0.5]
+        assert metrics["JSB/transposed"] == [-4.0] and metrics["validation/JSB/transposed"] == [validation]
 
 
 def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, tmp_path, capsys):
@@ -247,20 +259,19 @@ def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, t
 
 
 def test_a_transposing_run_is_another_run(args):
-    args = replace(args, sets=("JSB",), models=("gru",), seeds=(0,))
-    experiment.main(replace(args, transpose=2))
+    args = replace(args, sets=("JSB",), models=("srnn-filt", "transposed"), seeds=(0,), transpose=2)
+    experiment.main(args)
+    metrics = json.loads(args.json.read_text())["metrics"]
+    assert metrics["JSB/transposed"] == metrics["JSB/srnn-filt-transposed"] != metrics["JSB/srnn-filt"]
     with pytest.raises(ValueError, match=r"holds a run with other settings: \['extra'\] differ"):
-        experiment.main(args)
-    with pytest.raises(ValueError, match="holds no finished run with these settings"):
-        experiment.main(replace(args, transpose=3, stages=("evaluate",)))
-    experiment.main(replace(args, out=args.out / "plain", transpose=0))
-    folders = [root / "JSB" / "gru" / "seed-0" for root in (args.out, args.out / "plain")]
+        experiment.main(replace(args, transpose=3))
+    folders = [args.out / "JSB" / name / "seed-0" for name in ("srnn-filt", "srnn-filt-transposed")]
     histories = [[r["elbo_per_frame"] for r in read_history(folder)] for folder in folders]
     assert histories[0] != histories[1]
 
 
 def test_mistaken_options(args):
-    with pytest.raises(ValueError, match="--transpose must be 0 to 87 semitones, found 88"):
+    with pytest.raises(ValueError, match="--transpose must be 1 to 87 semitones, found 88"):
         replace(args, transpose=88)
     with pytest.raises(ValueError, match=r"--models knows .*found rnn"):
         replace(args, models=("rnn",))

@@ -2,16 +2,19 @@
 
 Stages, each of which goes on from what the folder has:
 
-  train      every model on every chosen set with the first seed, then the headline variant with the other seeds
+  train      every model on every chosen set with the first seed, then the best SRNN variant with the other seeds, and
+             with all seeds on transposed streams
   evaluate   validation and test bound of each finished run; a test set is looked at once per run
 
-The headline is the SRNN variant with the best validation bound by the first seed, of those that are trained; its key is
-the set alone. The result is of all runs that have this call's settings.
+`transposed` shifts streams in training, in every epoch each by another number of semitones. Which variant is best is
+told by the validation bound of the first seed, of those that are trained; the headline is that variant, trained on the
+streams as they are or transposed, again as validation tells. Its key is the set alone; `SET/transposed` is that of the
+best variant. The result is of all runs that have this call's settings.
 
 Chunks of 100 steps are read as 16 streams side by side with the state carried from one to the next. The weights with
 the best validation bound are kept. Measures are in nats per step and in the paper's accounting: the bound of a piece
-over its length, averaged over pieces, not weighted by length (that is `per_step/...`). `gap/srnn-gru/SET` is the
-headline's less the GRU's, by the first seed.
+over its length, averaged over pieces, not weighted by length (that is `per_step/...`). `gap/srnn-gru/SET` is the best
+variant's less the GRU's, by the first seed, neither of them transposed.
 
 The data are not part of this package: `--data` names a folder with the npz files of the SRNN's public repository.
 
@@ -23,8 +26,7 @@ of `srnn.py`:
 - encoder and emission have ReLUs; only the networks of prior and posterior have the "leaky" rectifier.
 - weights start as torch's layers do by default, not by Glorot's rule, nor orthogonal in the recurrences.
 - the deterministic state is dropped out in training on sets where the networks overfit (all but JSB), in all models.
-- `--transpose` shifts streams in training, in every epoch each by another number of semitones; the sets are in all keys
-  but JSB, which has been brought to one.
+- transposing is not in the paper. Music in another key is music; but JSB's pieces have been brought to one.
 - for two cores, networks are smaller, and 32 epochs at a higher rate replace 50 at 1e-3; the paper's, for an
   accelerator, are `--d-dim 300 --z-dim 100 --units 500 --dropout 0 --training.epochs 50 --training.learning-rate 1e-3
   --training.decay-after 20 --training.kl-warmup 0.4`.
@@ -52,8 +54,10 @@ from .training_runs import fingerprint, has_settings, train_run, training_second
 
 SETS = tuple(FILES)
 VARIANTS = ("srnn-smooth-res", "srnn-smooth", "srnn-filt-res", "srnn-filt")  # one of which is the headline
-MODELS = (*VARIANTS, "vrnn", "gru")
+TRANSPOSED = "transposed"  # among the models that are asked for; a run is of `VARIANT-transposed`
+MODELS = (*VARIANTS, "vrnn", "gru", TRANSPOSED)
 DROPOUT = {"JSB": 0.0, "Nottingham": 0.4, "MuseData": 0.3, "Piano-midi": 0.3}  # by validation, where any was tried
+PREFIXES = {"": "per_piece", "per_step/": "per_step", "validation/": "validation"}  # of keys: the measure they hold
 REFERENCES = {
     "SRNN": {"Nottingham": -2.94, "JSB": -4.74, "MuseData": -6.28, "Piano-midi": -8.20},
     "TSBN": {"Nottingham": -3.67, "JSB": -7.48, "MuseData": -6.81, "Piano-midi": -7.98},
@@ -73,9 +77,9 @@ class Args:
     sets: tuple[Literal["JSB", "Nottingham", "MuseData", "Piano-midi"], ...] = SETS
     """Which of them."""
     models: tuple[str, ...] = MODELS
-    """Which models."""
+    """Which models; `transposed` is the best SRNN variant on transposed streams."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """The first is every model's, the others are the headline variant's."""
+    """The first is every model's, the others are the best SRNN variant's."""
     stages: tuple[Literal["train", "evaluate"], ...] = ("train", "evaluate")
     """What to run."""
     validate: bool = False
@@ -88,8 +92,8 @@ class Args:
     """Units of the other networks' hidden layers (500 in the paper)."""
     dropout: float | None = None
     """Share of the deterministic state that training drops; by default what was chosen for the set on validation."""
-    transpose: int = 0
-    """Most semitones by which training transposes a stream, up or down, anew in every epoch."""
+    transpose: int = 6
+    """Most semitones by which `transposed` shifts a stream, up or down, anew in every epoch."""
     device: str = "cpu"
     """cpu, cuda or cuda:N."""
     out: Path = Path("runs/polyphonic-music")
@@ -111,8 +115,8 @@ class Args:
                 raise ValueError(f"--{name} needs at least one value, found none")
         if unknown := sorted(set(self.models) - set(MODELS)):
             raise ValueError(f"--models knows {', '.join(MODELS)}, found {', '.join(unknown)}")
-        if not 0 <= self.transpose < NOTES:
-            raise ValueError(f"--transpose must be 0 to {NOTES - 1} semitones, found {self.transpose}")
+        if not 0 < self.transpose < NOTES:
+            raise ValueError(f"--transpose must be 1 to {NOTES - 1} semitones, found {self.transpose}")
         if self.training.batch_size != STREAMS or not self.training.carry_state:
             raise ValueError(f"the sets are {STREAMS} streams: training needs carry_state and batch_size {STREAMS}")
 
@@ -130,10 +134,15 @@ class Run(NamedTuple):
     def measured(self, args: Args) -> Path:
         return args.out / "measured" / f"{self.music}-{self.model}-{self.seed}.json"
 
+    def reach(self, args: Args) -> int:
+        """Most semitones by which it is transposed in training."""
+        return args.transpose if self.model.endswith(f"-{TRANSPOSED}") else 0
+
 
 def model_of(args: Args, run: Run) -> tuple[str, dict[str, Any]]:
     """Registered name and config of a run's model."""
-    name, dropout = run.model, DROPOUT[run.music] if args.dropout is None else args.dropout
+    name = run.model.removesuffix(f"-{TRANSPOSED}")
+    dropout = DROPOUT[run.music] if args.dropout is None else args.dropout
     shared: dict[str, Any] = {"network": "mlp", "hidden": (args.units,), "dropout": dropout}
     if name == "gru":
         return name, asdict(GRUConfig(**shared, h_dim=args.d_dim))
@@ -150,10 +159,14 @@ def main(args: Args) -> None:
     use_device(args.device)
     first, *others = args.seeds
     for name in args.sets:
-        work(args, name, [Run(name, model, first) for model in args.models])
-    for name in args.sets:  # which variant has more runs is known when all have one
-        best = headline(args, name)
-        work(args, name, [Run(name, best, seed) for seed in others] if best in args.models else [])
+        work(args, name, [Run(name, model, first) for model in args.models if model != TRANSPOSED])
+    for name in args.sets:  # which variant is best is known when all have a run
+        best = best_variant(args, name)
+        plain = [Run(name, best, seed) for seed in others] if best in args.models else []
+        shifted = (
+            [Run(name, f"{best}-{TRANSPOSED}", s) for s in args.seeds] if best and TRANSPOSED in args.models else []
+        )
+        work(args, name, plain + shifted)
     report(args)
 
 
@@ -167,8 +180,8 @@ def work(args: Args, name: str, runs: Sequence[Run]) -> None:
             evaluate(args, run, music)
 
 
-def headline(args: Args, name: str) -> str | None:
-    """The SRNN variant that is best on validation by the first seed, of those that are trained."""
+def best_variant(args: Args, name: str) -> str | None:
+    """The SRNN variant that is best on validation by the first seed, of those that are trained; not transposed."""
     bounds = {}
     for model in VARIANTS:
         run = Run(name, model, args.seeds[0])
@@ -188,19 +201,20 @@ def train(args: Args, run: Run, music: Music) -> None:
     from reverie.world_models import Spaces
 
     registered, config = model_of(args, run)
-    streams = Transposed(music.train, args.transpose, run.seed) if args.transpose else music.train
+    reach = run.reach(args)
+    streams = Transposed(music.train, reach, run.seed) if reach else music.train
     data = {"train": fingerprint(music.train.arrays), "validation": fingerprint(music.validation.arrays)}
     train_run(
         run.folder(args), registered, config, streams, replace(args.training, seed=run.seed),
         Spaces((NOTES,), 1), validation=music.validation, label=" ".join(map(str, run)),
-        extra={"set": run.music, "data": data, "transpose": args.transpose},
+        extra={"set": run.music, "data": data, "transpose": reach},
     )  # fmt: skip
 
 
 def fits(args: Args, run: Run) -> bool:
     """Whether the folder has this run with this call's settings."""
-    extra = {"transpose": args.transpose}
-    return has_settings(run.folder(args), model_of(args, run)[1], replace(args.training, seed=run.seed), extra)
+    training, extra = replace(args.training, seed=run.seed), {"transpose": run.reach(args)}
+    return has_settings(run.folder(args), model_of(args, run)[1], training, extra)
 
 
 def evaluate(args: Args, run: Run, music: Music) -> None:
@@ -287,27 +301,31 @@ def _runs(args: Args) -> list[Run]:
     """All runs that the folder has, of this call and others."""
     found = []
     for name in SETS:
-        for model in MODELS:
+        for model in (*VARIANTS, "vrnn", "gru", *(f"{variant}-{TRANSPOSED}" for variant in VARIANTS)):
             seeds = [path.name.removeprefix("seed-") for path in (args.out / name / model).glob("seed-*")]
             found += [Run(name, model, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdigit())]
     return found
 
 
 def collected(found: Mapping[Run, Mapping[str, float]], first: int) -> dict[str, list[float]]:
-    """Measurements of runs -> metrics; of each set also the headline's, and by how much it is above the GRU.
+    """Measurements of runs -> metrics; of each set also the headline's, and by how much its variant is above the GRU.
 
-    The headline is chosen by the seed `first`, so that a variant with more seeds has no advantage.
+    Both are chosen by the seed `first`, so that what has more seeds has no advantage.
     """
     metrics: dict[str, list[float]] = {}
     for run, one in found.items():
-        for prefix, name in (("", "per_piece"), ("per_step/", "per_step"), ("validation/", "validation")):
+        for prefix, name in PREFIXES.items():
             metrics.setdefault(f"{prefix}{run.music}/{run.model}", []).append(one[name])
     for name in dict.fromkeys(run.music for run in found):
         once = {run.model: one for run, one in found.items() if (run.music, run.seed) == (name, first)}
         best = best_of({model: once[model]["validation"] for model in VARIANTS if model in once})
         if best is None:
             continue
-        metrics[name] = metrics[f"{name}/{best}"]
+        transposed = f"{best}-{TRANSPOSED}"
+        if transposed in once:
+            metrics |= {f"{key}{name}/{TRANSPOSED}": metrics[f"{key}{name}/{transposed}"] for key in PREFIXES}
+        both = [model for model in (best, transposed) if model in once]
+        metrics[name] = metrics[f"{name}/{best_of({model: once[model]['validation'] for model in both})}"]
         if "gru" in once:
             metrics[f"gap/srnn-gru/{name}"] = [once[best]["per_piece"] - once["gru"]["per_piece"]]
     return metrics
