@@ -179,6 +179,12 @@ def test_the_models_are_the_papers_variants(args):
     assert found["vrnn"][0] == "vrnn" and found["gru"][0] == "gru" and found["gru"][1]["h_dim"] == 4
 
 
+def test_a_transposing_run_has_more_epochs_before_the_rate_falls(args):
+    args = replace(args, transposed_factor=3, training=replace(args.training, epochs=20, decay_after=15))
+    found = [experiment.training_of(args, experiment.Run("JSB", f"srnn-filt{end}", 4)) for end in ("", "-transposed")]
+    assert found == [replace(args.training, seed=4), replace(args.training, seed=4, epochs=60, decay_after=55)]
+
+
 def test_each_set_has_its_dropout_unless_told_otherwise(args):
     def dropouts(args):
         runs = [experiment.Run(name, "gru", 0) for name in experiment.SETS]
@@ -259,7 +265,9 @@ def test_runs_and_measurements_belong_to_their_data_and_settings(args, folder, t
 
 
 def test_a_transposing_run_is_another_run(args):
-    args = replace(args, sets=("JSB",), models=("srnn-filt", "transposed"), seeds=(0,), transpose=2)
+    args = replace(
+        args, sets=("JSB",), models=("srnn-filt", "transposed"), seeds=(0,), transpose=2, transposed_factor=1
+    )
     experiment.main(args)
     metrics = json.loads(args.json.read_text())["metrics"]
     assert metrics["JSB/transposed"] == metrics["JSB/srnn-filt-transposed"] != metrics["JSB/srnn-filt"]
@@ -273,6 +281,8 @@ def test_a_transposing_run_is_another_run(args):
 def test_mistaken_options(args):
     with pytest.raises(ValueError, match="--transpose must be 1 to 87 semitones, found 88"):
         replace(args, transpose=88)
+    with pytest.raises(ValueError, match="--transposed-factor must be at least 1, found 0"):
+        replace(args, transposed_factor=0)
     with pytest.raises(ValueError, match=r"--models knows .*found rnn"):
         replace(args, models=("rnn",))
     with pytest.raises(ValueError, match="training needs carry_state and batch_size 16"):
