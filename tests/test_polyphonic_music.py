@@ -196,7 +196,7 @@ def test_each_set_has_its_dropout_unless_told_otherwise(args):
 
 def test_every_model_has_a_run_before_the_best_variant_has_more(args, monkeypatch):
     """A later call that asks for other models gives more runs only to what it asks for."""
-    bounds, order = {"srnn-smooth-res": -9.0, "srnn-filt": -8.0}, []
+    bounds, order = {"srnn-smooth-res": -9.0, "srnn-filt": -8.0, "srnn-filt-transposed": -7.0}, []
 
     def train(args, run, music):
         order.append(tuple(run))
@@ -215,6 +215,10 @@ def test_every_model_has_a_run_before_the_best_variant_has_more(args, monkeypatc
     experiment.main(replace(args, models=(*args.models, "transposed")))
     more = [("srnn-filt", 1), ("srnn-filt", 2), *(("srnn-filt-transposed", seed) for seed in (0, 1, 2))]
     assert order == firsts + [(name, *run) for name in args.sets for run in more]
+    bounds["srnn-filt-transposed"] = -8.5
+    order.clear()
+    experiment.main(replace(args, sets=("JSB",), models=("srnn-filt", "transposed")))
+    assert order == [("JSB", "srnn-filt", 0), *(("JSB", *run) for run in more[:3])]
     order.clear()
     experiment.main(replace(args, sets=("JSB",), models=("gru", "srnn-smooth-res")))
     assert order == [("JSB", "gru", 0), ("JSB", "srnn-smooth-res", 0)]

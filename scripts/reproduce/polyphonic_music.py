@@ -3,7 +3,7 @@
 Stages, each of which goes on from what the folder has:
 
   train      every model on every chosen set with the first seed, then the best SRNN variant with the other seeds, and
-             with all seeds on transposed streams
+             on transposed streams with the first seed, and where that is ahead with the others
   evaluate   validation and test bound of each finished run; a test set is looked at once per run
 
 `transposed` shifts streams in training, in every epoch each by another number of semitones. Which variant is best is
@@ -176,11 +176,12 @@ def main(args: Args) -> None:
         work(args, name, [Run(name, model, first) for model in args.models if model != TRANSPOSED])
     for name in args.sets:  # which variant is best is known when all have a run
         best = best_variant(args, name)
-        plain = [Run(name, best, seed) for seed in others] if best in args.models else []
-        shifted = (
-            [Run(name, f"{best}-{TRANSPOSED}", s) for s in args.seeds] if best and TRANSPOSED in args.models else []
-        )
-        work(args, name, plain + shifted)
+        work(args, name, [Run(name, best, seed) for seed in others] if best in args.models else [])
+        if best and TRANSPOSED in args.models:
+            runs = [Run(name, f"{best}-{TRANSPOSED}", seed) for seed in args.seeds]
+            work(args, name, runs[:1])
+            ahead = best_of({run.model: validated(args, run) for run in (Run(name, best, first), runs[0])})
+            work(args, name, runs[1:] if ahead == runs[0].model else [])
     report(args)
 
 
@@ -196,12 +197,13 @@ def work(args: Args, name: str, runs: Sequence[Run]) -> None:
 
 def best_variant(args: Args, name: str) -> str | None:
     """The SRNN variant that is best on validation by the first seed, of those that are trained; not transposed."""
-    bounds = {}
-    for model in VARIANTS:
-        run = Run(name, model, args.seeds[0])
-        if fits(args, run) and (run.folder(args) / "config.json").is_file():
-            bounds[model] = _best(run.folder(args))
-    return best_of(bounds)
+    return best_of({model: validated(args, Run(name, model, args.seeds[0])) for model in VARIANTS})
+
+
+def validated(args: Args, run: Run) -> float | None:
+    """The best validation bound of a finished run with this call's settings, in nats per step."""
+    folder = run.folder(args)
+    return _best(folder) if fits(args, run) and (folder / "config.json").is_file() else None
 
 
 def best_of(bounds: Mapping[str, float | None]) -> str | None:
