@@ -67,6 +67,14 @@ def test_a_missing_peer_says_how_to_get_it(tmp_path):
     python.chmod(0o755)
     with pytest.raises(RuntimeError, match=r"No module named pyro; install the peers with `pip install"):
         models.pyro_seconds(python, 0.0)
+
+
+def test_a_missing_peer_is_found_before_anything_is_measured(tmp_path, monkeypatch):
+    (tmp_path / "python").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(models, "best_time", None)
+    with pytest.raises(RuntimeError, match="Pyro did not run"):
+        models.measure(["dmm"], "cpu", 0.0, (), tmp_path / "python", True)
     with pytest.raises(ValueError, match="did you mean dmm"):
         models.measure(["dmmm"], "cpu", 0.0, (), None, False)
 

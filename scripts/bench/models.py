@@ -87,13 +87,15 @@ def measure(
     jobs = [("frames", name) for name in names if name != "lgssm"]
     jobs += [("notes", name) for name in ("lgssm", "dmm") if name in names]
     metrics: dict[str, float] = {}
+    beside_pyro = "dmm" in names and peer and device == "cpu"
+    if beside_pyro:  # before what takes minutes, as it may not be installed
+        ui.say("Pyro's DMM")
+        metrics |= record("notes", "pyro-dmm", pyro_seconds(peer_python(python), seconds))
     with ui.progress("gradient steps", len(jobs)) as advance:
         for workload, name in jobs:
             metrics |= record(workload, name, best_time(update(workload, name, device), seconds))
             advance(model=name)
-    if "dmm" in names and peer and device == "cpu":
-        ui.say("Pyro's DMM")
-        metrics |= record("notes", "pyro-dmm", pyro_seconds(peer_python(python), seconds))
+    if beside_pyro:
         key = "seconds_per_update/notes"
         metrics["ratio/pyro/dmm"] = metrics[f"{key}/pyro-dmm"] / metrics[f"{key}/dmm"]
     if "apdr" in names:
