@@ -80,7 +80,7 @@ EXPERIMENTS = {
     "polyphonic-music": Entry(
         "reverie.scripts.reproduce.polyphonic_music",
         "SRNN, VRNN and GRU on pianorolls (needs --data DIR)",
-        "5 h",
+        "7 h",
         "polyphonic-music",
         on_gpu=(
             *("--d-dim", "300", "--z-dim", "100", "--dropout", "0"),
