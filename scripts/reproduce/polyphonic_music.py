@@ -54,9 +54,10 @@ from .pieces import measure_once, whole_command, whole_config, with_settings
 from .training_runs import fingerprint, has_settings, train_run, training_seconds, use_device, weights_of
 
 SETS = tuple(FILES)
-VARIANTS = ("srnn-smooth-res", "srnn-smooth", "srnn-filt-res", "srnn-filt")  # one of which is the headline
-TRANSPOSED = "transposed"  # among the models that are asked for; a run is of `VARIANT-transposed`
-MODELS = (*VARIANTS, "vrnn", "gru", TRANSPOSED)
+VARIANTS = ("srnn-smooth-res", "srnn-smooth", "srnn-filt-res", "srnn-filt")  # one of which is trained more
+PLAIN = (*VARIANTS, "vrnn", "gru")
+TRANSPOSED = "transposed"  # among the models that are asked for; a run's is of `transposed_of`
+MODELS = (*PLAIN, TRANSPOSED)
 DROPOUT = {"JSB": 0.0, "Nottingham": 0.4, "MuseData": 0.3, "Piano-midi": 0.3}  # by validation, where any was tried
 PREFIXES = {"": "per_piece", "per_step/": "per_step", "validation/": "validation"}  # of keys: the measure they hold
 REFERENCES = {
@@ -126,6 +127,11 @@ class Args:
             raise ValueError(f"the sets are {STREAMS} streams: training needs carry_state and batch_size {STREAMS}")
 
 
+def transposed_of(variant: str) -> str:
+    """The model of runs of a variant on transposed streams."""
+    return f"{variant}-{TRANSPOSED}"
+
+
 class Run(NamedTuple):
     """One model on one set with one seed."""
 
@@ -141,12 +147,12 @@ class Run(NamedTuple):
 
     def reach(self, args: Args) -> int:
         """Most semitones by which it is transposed in training."""
-        return args.transpose if self.model.endswith(f"-{TRANSPOSED}") else 0
+        return args.transpose if self.model not in PLAIN else 0
 
 
 def model_of(args: Args, run: Run) -> tuple[str, dict[str, Any]]:
     """Registered name and config of a run's model."""
-    name = run.model.removesuffix(f"-{TRANSPOSED}")
+    name = run.model.removesuffix(transposed_of(""))
     dropout = DROPOUT[run.music] if args.dropout is None else args.dropout
     shared: dict[str, Any] = {"network": "mlp", "hidden": (args.units,), "dropout": dropout}
     if name == "gru":
@@ -160,7 +166,10 @@ def model_of(args: Args, run: Run) -> tuple[str, dict[str, Any]]:
 
 
 def training_of(args: Args, run: Run) -> TrainingConfig:
-    """Settings of a run; the epochs that a transposed one has more are at the highest rate."""
+    """Settings of a run; the epochs that a transposed one has more are at the highest rate.
+
+    KL annealing keeps its share of training, and so is as many times longer.
+    """
     training = replace(args.training, seed=run.seed)
     if not run.reach(args):
         return training
@@ -173,12 +182,12 @@ def main(args: Args) -> None:
     use_device(args.device)
     first, *others = args.seeds
     for name in args.sets:
-        work(args, name, [Run(name, model, first) for model in args.models if model != TRANSPOSED])
+        work(args, name, [Run(name, model, first) for model in args.models if model in PLAIN])
     for name in args.sets:  # which variant is best is known when all have a run
         best = best_variant(args, name)
         work(args, name, [Run(name, best, seed) for seed in others] if best in args.models else [])
         if best and TRANSPOSED in args.models:
-            runs = [Run(name, f"{best}-{TRANSPOSED}", seed) for seed in args.seeds]
+            runs = [Run(name, transposed_of(best), seed) for seed in args.seeds]
             work(args, name, runs[:1])
             ahead = best_of({run.model: validated(args, run) for run in (Run(name, best, first), runs[0])})
             work(args, name, runs[1:] if ahead == runs[0].model else [])
@@ -317,7 +326,7 @@ def _runs(args: Args) -> list[Run]:
     """All runs that the folder has, of this call and others."""
     found = []
     for name in SETS:
-        for model in (*VARIANTS, "vrnn", "gru", *(f"{variant}-{TRANSPOSED}" for variant in VARIANTS)):
+        for model in (*PLAIN, *map(transposed_of, VARIANTS)):
             seeds = [path.name.removeprefix("seed-") for path in (args.out / name / model).glob("seed-*")]
             found += [Run(name, model, seed) for seed in sorted(int(seed) for seed in seeds if seed.isdigit())]
     return found
@@ -337,7 +346,7 @@ def collected(found: Mapping[Run, Mapping[str, float]], first: int) -> dict[str,
         best = best_of({model: once[model]["validation"] for model in VARIANTS if model in once})
         if best is None:
             continue
-        transposed = f"{best}-{TRANSPOSED}"
+        transposed = transposed_of(best)
         if transposed in once:
             metrics |= {f"{key}{name}/{TRANSPOSED}": metrics[f"{key}{name}/{transposed}"] for key in PREFIXES}
         both = [model for model in (best, transposed) if model in once]
